@@ -1,0 +1,204 @@
+"""Every option, as a type: the same object is the Python argument, the YAML file and the command line's help.
+
+Only pydantic is imported here, so that help loads nothing heavy. Options of a choice are a union of types: an option of
+a method that was not chosen cannot exist.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+__all__ = [
+    "AugmentConfig",
+    "AvgPool",
+    "BackboneConfig",
+    "Config",
+    "CustomPool",
+    "LsePool",
+    "MaxPool",
+    "PcamPool",
+    "Pooling",
+    "PreprocessConfig",
+    "RunConfig",
+    "TableConfig",
+    "TopqPool",
+]
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Config(BaseModel):
+    """Base of all options: frozen, and a slip in a name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# ---- poolings: from class maps to image logits -------------------------------------------------------------------
+
+
+class AvgPool(Config):
+    """Mean of the class map (GAP)."""
+
+    kind: Literal["avg"] = "avg"
+
+
+class MaxPool(Config):
+    """Maximum of the class map (GMP)."""
+
+    kind: Literal["max"] = "max"
+
+
+class LsePool(Config):
+    """Log-sum-exp: a smooth bridge from the mean to the maximum."""
+
+    kind: Literal["lse"] = "lse"
+    sharpness: PositiveFloat = 10.0
+    """r > 0; towards the maximum as it grows."""
+
+
+class TopqPool(Config):
+    """Mean of the largest share of the class map."""
+
+    kind: Literal["topq"] = "topq"
+    fraction: Fraction = 0.02
+    """q in (0, 1]: the share of locations that is averaged, at least one."""
+
+
+class PcamPool(Config):
+    """Probabilistic-CAM pooling: the class map is its own attention."""
+
+    kind: Literal["pcam"] = "pcam"
+    temperature: PositiveFloat = 0.5
+    """T > 0: 1 is the paper's; towards the maximum as it falls, towards the mean as it grows."""
+
+
+class CustomPool(Config):
+    """A user's own callable, known by name only: nothing is loaded from a file."""
+
+    kind: Literal["custom"] = "custom"
+    name: str
+    """For the record: module and name of the callable."""
+
+
+Pooling = Annotated[AvgPool | MaxPool | LsePool | TopqPool | PcamPool | CustomPool, Field(discriminator="kind")]
+
+
+# ---- data --------------------------------------------------------------------------------------------------------
+
+
+class TableConfig(Config):
+    """How a table of labels is read."""
+
+    images: Path | None = None
+    """Folder the image paths start from; by default the table's own folder."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Your names for our columns: image=file label=dx patient=PID ..."""
+    classes: tuple[str, ...] | None = None
+    """The findings, declared: any other label is an error. By default all labels found."""
+    negative: tuple[str, ...] = ()
+    """Names of labels that are no lesion ("No Finding", "healthy")."""
+    patient_from: str | None = None
+    """Who is who, without a patient column: a regular expression with one group over the image path, blocks:N, or none."""
+    uncertain: Literal["ignore", "0", "1"] | float = "ignore"
+    """What -1 becomes: ignore, 0, 1, or a soft label between 0 and 1."""
+    blank: Literal["ignore", "0"] = "ignore"
+    """What a blank cell becomes: ignore (unknown) or 0."""
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of patients in train, val and test where the table has no split."""
+
+
+class PreprocessConfig(Config):
+    """From a decoded image to the network's input."""
+
+    size: PositiveInt = 128
+    """Side of the square network input, pixels."""
+    channels: PositiveInt = 1
+    """Input channels: 1 grey, 3 colour."""
+    normalise: Literal["percentile", "zscore", "range"] = "percentile"
+    """percentile: 0.5 to 99.5 % of the image to [0, 1]; zscore: mean 0, sd 1; range: full range of the file's bit depth."""
+    crop: bool = False
+    """Cut to the foreground (largest bright component) first."""
+    centred: bool = True
+    """Padding on both sides; otherwise at the right and bottom only."""
+
+
+class AugmentConfig(Config):
+    """Random changes of a training image; ranges are symmetric."""
+
+    rotation: NonNegativeFloat = 15.0
+    """Degrees."""
+    shift: NonNegativeFloat = 0.06
+    """Share of the side."""
+    scale: NonNegativeFloat = 0.12
+    """Relative."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Chance of a left-right mirror; 0 where laterality is the finding."""
+    contrast: NonNegativeFloat = 0.2
+    """Relative."""
+    brightness: NonNegativeFloat = 0.2
+    """In units of the normalised image."""
+    gamma: NonNegativeFloat = 0.2
+    """Exponent of the log-uniform gamma."""
+    noise: NonNegativeFloat = 0.05
+    """Largest standard deviation, in units of the normalised image."""
+
+
+# ---- model and run -----------------------------------------------------------------------------------------------
+
+
+class BackboneConfig(Config):
+    """A timm backbone; `slim` is a ResNet-10 of 24 to 192 channels for small data and CPUs."""
+
+    name: str = "slim"
+    """Any timm name, or `slim`."""
+    stride: Literal[8, 16, 32] = 8
+    """Input pixels per cell of the class map."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """More keyword arguments of timm.create_model."""
+
+
+class RunConfig(Config):
+    """Train a classifier from image-level labels, draw its maps, measure and report."""
+
+    table: TableConfig = TableConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    augment: AugmentConfig = AugmentConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    """NAME[,stride=8|16|32][,OPTION=VALUE]: any timm backbone."""
+    weights: str = "none"
+    """Start from: hub (timm's pretrained), a FILE, or none (random)."""
+    pooling: Pooling = PcamPool()
+    """avg | max | lse[,sharpness=10] | topq[,fraction=0.02] | pcam[,temperature=0.5]"""
+    map: Literal["cam"] = "cam"
+    """Map method."""
+    threshold: Literal["val", "default"] | Fraction = "val"
+    """Where map thresholds come from: val (best mean Dice on validation), default (.5), or a number."""
+    epochs: PositiveInt = 40
+    """Passes over the training images."""
+    batch: PositiveInt = 32
+    """Images per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Highest learning rate of the one-cycle schedule."""
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled (AdamW)."""
+    patience: NonNegativeInt = 15
+    """Epochs without a better validation loss before training stops; 0 never stops."""
+    class_weights: bool = True
+    """Weigh positives of each class by the whole training set's negatives over positives (capped at 10)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where a GPU is found, otherwise fp32."""
+    seed: NonNegativeInt = 0
+    """Of weights, order, augmentation, split and intervals."""
+    threads: NonNegativeInt = 0
+    """CPU threads; 0 takes what torch finds."""
+    cache: Path | None = None
+    """Keep prepared images here too (they are pictures of patients); by default in memory only."""
+    cache_gb: PositiveFloat = 4.0
+    """Largest size of that cache, in memory or on disk."""
+    draws: PositiveInt = 1000
+    """Bootstrap draws per interval."""
+    tensorboard: bool = False
+    """Write TensorBoard curves too."""

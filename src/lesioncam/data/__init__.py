@@ -1,0 +1,1 @@
+"""Tables, image files, preprocessing, augmentation, data sets and the phantom."""

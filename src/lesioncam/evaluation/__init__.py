@@ -1,0 +1,1 @@
+"""From case results and truth to tables with intervals: never sees a model."""

@@ -1,0 +1,1 @@
+"""From a classifier and an image to a raw heat map."""

@@ -1,0 +1,1 @@
+"""Mathematics only: arrays in, arrays out; no files, no state. Every formula cites its paper."""

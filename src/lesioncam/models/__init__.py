@@ -1,0 +1,1 @@
+"""Backbone, classifier, pooling by configuration, checkpoints."""

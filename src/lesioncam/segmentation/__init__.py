@@ -1,0 +1,1 @@
+"""From a heat map to thresholds, masks and boxes."""

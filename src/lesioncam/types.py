@@ -1,0 +1,300 @@
+"""The central types, in the field's own words: frozen dataclasses, no torch at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lesioncam.errors import LesioncamError
+from lesioncam.geometry import Geometry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "Box",
+    "Calibration",
+    "CaseResult",
+    "ClassifierOutput",
+    "Component",
+    "Heatmap",
+    "Provenance",
+    "Record",
+    "Sample",
+    "Segmentation",
+    "Split",
+    "Threshold",
+]
+
+Split = Literal["train", "val", "test"]
+POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1.0, 0.0, -1.0, float("nan")
+"""The four states of a label in a table, kept apart until the policy of the run is applied."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of one class in native pixels, half-open: ``(x0, y0, x1, y1)``; predicted ones integer, truth may be fractional.
+
+    Example:
+        >>> Box("mass", (2, 1, 5, 3)).area      # 3 wide, 2 high
+        6.0
+    """
+
+    label: str
+    box: tuple[float, ...]
+
+    @property
+    def area(self) -> float:
+        """Pixels (2D) or voxels (3D) inside."""
+        half = len(self.box) // 2
+        return float(np.prod([self.box[half + i] - self.box[i] for i in range(half)])) if self.box else 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the table.
+
+    Attributes:
+        id: unique name of the row (the image path without suffix unless the table has an ``id`` column).
+        image: path of the image, absolute or relative to the working directory; ``file#index`` picks one of several.
+        row: row number as a spreadsheet shows it (the header is row 1).
+        labels: per class 1 positive, 0 negative, -1 uncertain, NaN unknown, in the order of the table's classes.
+        patient: the user's own key of the patient; never leaves the run folder.
+        split: ``train``, ``val``, ``test`` or None.
+        masks: class -> mask files to be united; the key ``""`` stands for "of every positive class of the row".
+        boxes: truth boxes, native pixels.
+    """
+
+    id: str
+    image: str
+    row: int
+    labels: tuple[float, ...]
+    patient: str | None = None
+    study: str | None = None
+    view: str | None = None
+    laterality: str | None = None
+    split: Split | None = None
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image ready for the network.
+
+    Attributes:
+        image: ``(C, *S)`` float32, normalised and letter-boxed.
+        valid: ``(*S)`` bool, True where the input shows image and not padding.
+        geometry: the way back to the file's own pixels.
+    """
+
+    image: np.ndarray
+    valid: np.ndarray
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples as tensors: images ``(N, C, *S)``, valid ``(N, 1, *S)`` bool, labels ``(N, K)`` with NaN unknown."""
+
+    images: Tensor
+    valid: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class ClassifierOutput:
+    """What one forward pass gives: ``logits (N, K)`` and ``class_maps (N, K, *s)``, both before the sigmoid.
+
+    For single-image heads ``pool(class_maps, features, valid) == logits``.
+    """
+
+    logits: Tensor
+    class_maps: Tensor
+    valid: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From a raw map value to a probability: ``sigmoid(scale * raw + offset)``, per class.
+
+    Attributes:
+        source: ``classifier`` (the sigmoid the classifier was trained with) or the split it was fitted on.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    source: str = "classifier"
+
+    @classmethod
+    def of_classifier(cls, classes: int) -> Calibration:
+        """The sigmoid the classifier itself was trained with."""
+        return cls((1.0,) * classes, (0.0,) * classes)
+
+    def probability(self, raw: np.ndarray) -> np.ndarray:
+        """Probabilities of raw values ``(K, ...)``, float32."""
+        shape = (-1,) + (1,) * (raw.ndim - 1)
+        logit = raw * np.reshape(self.scale, shape) + np.reshape(self.offset, shape)
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Raw evidence per class of one image; never normalised silently.
+
+    Attributes:
+        raw: ``(K, *s)`` float32, at the resolution of the network's class maps.
+        classes: K names.
+        method: name of the map method, for instance ``cam``.
+        layer: where in the network it was taken.
+        geometry: the way back to the file's own pixels.
+        calibration: the scale on which two images compare; None if none is known.
+
+    Example:
+        >>> g = Geometry.letterbox((4, 4), (4, 4))
+        >>> h = Heatmap(np.zeros((1, 2, 2), np.float32), ("mass",), "cam", "head", g, Calibration.of_classifier(1))
+        >>> h.native().shape, float(h.probability().max())
+        ((1, 4, 4), 0.5)
+    """
+
+    raw: np.ndarray
+    classes: tuple[str, ...]
+    method: str
+    layer: str
+    geometry: Geometry
+    calibration: Calibration | None = None
+
+    def native(self) -> np.ndarray:
+        """Raw evidence on the image's own grid, ``(K, *native)`` float32: resized linearly, never rescaled."""
+        return self.geometry.to_native(self.raw)
+
+    def probability(self) -> np.ndarray:
+        """Probabilities on the image's own grid, ``(K, *native)``: resize first, then the calibrated sigmoid.
+
+        Raises:
+            LesioncamError: if the map has no calibrated scale.
+        """
+        if self.calibration is None:
+            raise LesioncamError(f"{self.method} maps have no calibrated scale here; use .native() or .unit(), or fit one.")
+        return self.calibration.probability(self.native())
+
+    def unit(self) -> np.ndarray:
+        """Each map scaled to [0, 1] by its own minimum and maximum, for display only; a flat map becomes zeros.
+
+        A healthy image looks as hot as a sick one on this scale.
+        """
+        maps = self.native()
+        axes = tuple(range(1, maps.ndim))
+        low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
+        span = high - low
+        usable = np.isfinite(span) & (span > 0)
+        return np.where(usable, (maps - low) / np.where(usable, span, 1.0), 0.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number that turns evidence into a decision, and where it was chosen.
+
+    Attributes:
+        value: on the probability scale; "at or above" is positive.
+        source: ``val`` (fitted), ``default`` (.5, nothing to fit on) or ``given`` (by the user).
+        tuned_on: keyed digests of the patients it was chosen on; plain ids never leave the run folder.
+    """
+
+    value: float
+    source: Literal["val", "default", "given"] = "default"
+    tuned_on: frozenset[str] = frozenset()
+
+    def check_unseen(self, patients: Sequence[str]) -> None:
+        """Refuse to be applied to patients (digests) it was chosen on.
+
+        Raises:
+            LesioncamError: if any of them was seen.
+        """
+        if seen := sorted(self.tuned_on.intersection(patients)):
+            raise LesioncamError(
+                f"threshold {self.value:g} was chosen on {len(seen)} of these patients; choose thresholds on `val` only, "
+                "and keep each patient in one split."
+            )
+
+
+@dataclass(frozen=True)
+class Component:
+    """One connected region of a mask: its half-open box ``(x0, y0, x1, y1)``, size in pixels and hottest probability."""
+
+    box: tuple[int, ...]
+    area: int
+    peak: float
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Masks on the image's own grid, with the thresholds that made them.
+
+    Attributes:
+        masks: ``(K, *native)`` bool.
+        classes: K names.
+        thresholds: one per class.
+        components: per class, largest first.
+    """
+
+    masks: np.ndarray
+    classes: tuple[str, ...]
+    thresholds: tuple[Threshold, ...]
+    components: tuple[tuple[Component, ...], ...]
+
+    def boxes(self, label: str) -> list[tuple[int, ...]]:
+        """Half-open boxes of one class, largest component first."""
+        return [part.box for part in self.components[self.classes.index(label)]]
+
+    def mask(self, label: str) -> np.ndarray:
+        """The mask of one class, ``(*native)`` bool."""
+        return np.asarray(self.masks[self.classes.index(label)])
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One image through the whole path.
+
+    Attributes:
+        id: name of the image.
+        image: the file it came from.
+        classes: K names.
+        logits: ``(K,)`` float32, before the sigmoid.
+        probabilities: ``(K,)`` float32.
+        decisions: one image threshold per class.
+        heatmap: raw evidence per class.
+        segmentation: masks and boxes in the file's own pixels.
+    """
+
+    id: str
+    image: str
+    classes: tuple[str, ...]
+    logits: np.ndarray
+    probabilities: np.ndarray
+    decisions: tuple[Threshold, ...]
+    heatmap: Heatmap
+    segmentation: Segmentation
+
+    @property
+    def positive(self) -> tuple[bool, ...]:
+        """Per class, whether the image score reaches its threshold."""
+        return tuple(bool(p >= t.value) for p, t in zip(self.probabilities, self.decisions, strict=True))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a result: no user, host or absolute path in it."""
+
+    version: str
+    command: str
+    created: str
+    seed: int
+    hardware: str
+    packages: Mapping[str, str]
+    table_digest: str
