@@ -1,1 +1,72 @@
-"""lesioncam: from a table of image-level labels to heat maps, boxes, lesion masks, honest numbers and a report."""
+"""lesioncam: from a table of image-level labels to heat maps, boxes, lesion masks, honest numbers and a report.
+
+Public names load their module when first used, so `import lesioncam` is instant and loads no torch.
+For research; not a medical device.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lesioncam.config import AvgPool, BackboneConfig, LsePool, MaxPool, PcamPool, RunConfig, TableConfig, TopqPool
+    from lesioncam.data.check import check_table
+    from lesioncam.data.preprocess import Preprocess
+    from lesioncam.data.sources import index_source
+    from lesioncam.data.split import split_table
+    from lesioncam.data.table import Table, read_table, write_table
+    from lesioncam.errors import LesioncamError
+    from lesioncam.geometry import Geometry
+    from lesioncam.models.checkpoint import load_classifier as load
+    from lesioncam.pipeline.case import analyse
+    from lesioncam.pipeline.steps import demo, evaluate, predict, report, run, train
+    from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Segmentation
+
+_HOMES = {
+    "AvgPool": "lesioncam.config",
+    "BackboneConfig": "lesioncam.config",
+    "CaseResult": "lesioncam.types",
+    "ClassifierOutput": "lesioncam.types",
+    "Geometry": "lesioncam.geometry",
+    "Heatmap": "lesioncam.types",
+    "LesioncamError": "lesioncam.errors",
+    "LsePool": "lesioncam.config",
+    "MaxPool": "lesioncam.config",
+    "PcamPool": "lesioncam.config",
+    "Preprocess": "lesioncam.data.preprocess",
+    "RunConfig": "lesioncam.config",
+    "Segmentation": "lesioncam.types",
+    "Table": "lesioncam.data.table",
+    "TableConfig": "lesioncam.config",
+    "TopqPool": "lesioncam.config",
+    "analyse": "lesioncam.pipeline.case",
+    "check_table": "lesioncam.data.check",
+    "demo": "lesioncam.pipeline.steps",
+    "evaluate": "lesioncam.pipeline.steps",
+    "index_source": "lesioncam.data.sources",
+    "load": "lesioncam.models.checkpoint:load_classifier",
+    "predict": "lesioncam.pipeline.steps",
+    "read_table": "lesioncam.data.table",
+    "report": "lesioncam.pipeline.steps",
+    "run": "lesioncam.pipeline.steps",
+    "split_table": "lesioncam.data.split",
+    "train": "lesioncam.pipeline.steps",
+    "write_table": "lesioncam.data.table",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lesioncam' has no attribute {name!r}")
+    home, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(home), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -6,10 +6,15 @@ a method that was not chosen cannot exist.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from lesioncam.errors import OptionError
+from lesioncam.lookup import find
 
 __all__ = [
     "AugmentConfig",
@@ -21,10 +26,17 @@ __all__ = [
     "MaxPool",
     "PcamPool",
     "Pooling",
+    "POOLING_TYPES",
     "PreprocessConfig",
     "RunConfig",
     "TableConfig",
     "TopqPool",
+    "make_config",
+    "option_homes",
+    "parse_backbone",
+    "parse_choice",
+    "parse_pooling",
+    "validated",
 ]
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -202,3 +214,132 @@ class RunConfig(Config):
     """Bootstrap draws per interval."""
     tensorboard: bool = False
     """Write TensorBoard curves too."""
+
+
+# ---- from what a user types to a configuration --------------------------------------------------------------------
+
+
+def parse_choice(text: str) -> dict[str, Any]:
+    """``name,option=value,...`` to a dict; commas inside brackets stay together, values are read as YAML.
+
+    Example:
+        >>> parse_choice("lse,sharpness=6")
+        {'name': 'lse', 'sharpness': 6}
+        >>> parse_choice("resnet10t,stride=16,channels=[24,48,96,192]")
+        {'name': 'resnet10t', 'stride': 16, 'channels': [24, 48, 96, 192]}
+    """
+    import yaml
+
+    name, *pairs = re.split(r",(?![^\[\(]*[\]\)])", text)
+    found: dict[str, Any] = {"name": name.strip()}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"{text!r}: expected name,option=value, but {pair!r} has no '='.")
+        found[key.strip()] = yaml.safe_load(value)
+    return found
+
+
+def parse_pooling(text: str) -> BaseModel:
+    """``lse,sharpness=6`` to its typed options.
+
+    Raises:
+        OptionError: for an unknown pooling (with the nearest), or an option that belongs to another.
+
+    Example:
+        >>> parse_pooling("pcam,temperature=1")
+        PcamPool(kind='pcam', temperature=1.0)
+    """
+    found = parse_choice(text)
+    kind = find(str(found.pop("name")), POOLING_TYPES, "pooling")
+    return validated(kind, found, f"pooling {text!r}")
+
+
+def parse_backbone(text: str) -> BackboneConfig:
+    """``resnet34,stride=16`` to its typed options; what is not ours goes to timm.
+
+    Example:
+        >>> parse_backbone("resnet34,stride=16,drop_path_rate=0.1").options
+        {'drop_path_rate': 0.1}
+    """
+    found = parse_choice(text)
+    own = {key: found.pop(key) for key in ("name", "stride") if key in found}
+    return validated(BackboneConfig, {**own, "options": found}, f"backbone {text!r}")
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def validated(kind: type[C], values: Mapping[str, Any], what: str) -> C:
+    """Build a configuration; a slip is one sentence, not a traceback.
+
+    Raises:
+        OptionError: naming each wrong field, what was found and what is allowed.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        slips = []
+        for slip in error.errors():
+            place = ".".join(str(part) for part in slip["loc"])
+            allowed = f"; available: {', '.join(kind.model_fields)}" if slip["type"] == "extra_forbidden" else ""
+            slips.append(f"{place}: {slip['msg']} (found {slip['input']!r}){allowed}")
+        raise OptionError(f"{what}: {'; '.join(slips)}.") from error
+
+
+POOLING_TYPES: dict[str, type[BaseModel]] = {
+    "avg": AvgPool,
+    "lse": LsePool,
+    "max": MaxPool,
+    "pcam": PcamPool,
+    "topq": TopqPool,
+}
+"""Every pooling a user can name."""
+
+
+def make_config(base: RunConfig | None = None, **options: Any) -> RunConfig:
+    """A configuration from flat options, as the command line and Python take them.
+
+    Args:
+        base: start from here; by default the defaults.
+        options: fields of RunConfig and of its groups table, preprocess and augment, by their own names (``size=256``,
+            ``patient_from="none"``, ``flip=0``); ``pooling`` and ``backbone`` also as text.
+
+    Raises:
+        OptionError: for an option that does not exist (with the nearest) or a value it cannot have.
+
+    Example:
+        >>> make_config(size=256, pooling="lse,sharpness=6", flip=0.0).preprocess.size
+        256
+    """
+    content = (base or RunConfig()).model_dump()
+    homes = option_homes()
+    for name, value in options.items():
+        home = find(name, homes, "option")
+        plain = _plain(name, value)
+        if home:
+            content[home][name] = plain
+        else:
+            content[name] = plain
+    return validated(RunConfig, content, "options")
+
+
+def option_homes() -> dict[str, str]:
+    """Every option by name, with the group it lives in ("" for the top).
+
+    Example:
+        >>> option_homes()["size"], option_homes()["epochs"] == ""
+        ('preprocess', True)
+    """
+    homes = dict.fromkeys(RunConfig.model_fields, "")
+    for group, kind in (("table", TableConfig), ("preprocess", PreprocessConfig), ("augment", AugmentConfig)):
+        homes.update(dict.fromkeys(kind.model_fields, group))
+    return homes
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "pooling" and isinstance(value, str):
+        return parse_pooling(value).model_dump()
+    if name == "backbone" and isinstance(value, str):
+        return parse_backbone(value).model_dump()
+    return value.model_dump() if isinstance(value, BaseModel) else value

@@ -135,15 +135,23 @@ class Geometry:
         inside[self._window] = True
         return inside
 
-    def to_native(self, maps: np.ndarray, fill: float = OUTSIDE) -> np.ndarray:
+    def to_native(
+        self, maps: np.ndarray, fill: float = OUTSIDE, origin: Sequence[float] | None = None
+    ) -> np.ndarray:
         """Carry maps ``(K, *s)`` of any resolution over the input back to the native grid, ``(K, *native)`` float32.
 
-        Linear with half-pixel centres; outside the crop the network saw nothing, so ``fill`` stands there.
+        Args:
+            maps: K maps.
+            fill: what stands outside the crop, where the network saw nothing.
+            origin: where the centre of the first cell lies in the input, pixels per axis; None means half-pixel
+                centres, ``(pitch - 1) / 2``. A network padded on both sides looks at pixel ``i * pitch`` instead.
+
+        Returns:
+            Linear in between, inside the range of the maps.
         """
         import torch
 
-        big = resize(torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[None], self.input)
-        cut = resize(big[(..., *self._window)], self.extent)[0].numpy()
+        cut = resize(torch.from_numpy(self._spread(maps, origin))[None], self.extent)[0].numpy()
         if self.extent == self.native:
             return np.asarray(cut)
         out = np.full((len(maps), *self.native), fill, dtype=np.float32)
@@ -160,6 +168,16 @@ class Geometry:
         scale, offset, start = self._affine()
         return np.asarray((np.asarray(points, dtype=float) - start + 0.5) * scale - 0.5 + offset)
 
+    def _spread(self, maps: np.ndarray, origin: Sequence[float] | None) -> np.ndarray:
+        """Cells of a map to the pixels of the window, one axis after the other."""
+        out = np.asarray(maps, dtype=np.float32)
+        for axis, (window, size) in enumerate(zip(self._window, self.input, strict=True)):
+            pitch = size / maps.shape[axis + 1]
+            first = (pitch - 1) / 2 if origin is None else origin[axis]
+            weights = _linear(np.arange(window.start, window.stop), maps.shape[axis + 1], first, pitch)
+            out = np.moveaxis(np.tensordot(weights, out, axes=(1, axis + 1)), 0, axis + 1)
+        return np.ascontiguousarray(out)
+
     @property
     def _window(self) -> tuple[slice, ...]:
         return tuple(slice(o, o + n) for o, n in zip(self.offset, self.scaled, strict=True))
@@ -172,3 +190,13 @@ class Geometry:
     def _expect(found: Sequence[int], expected: Sequence[int]) -> None:
         if tuple(found) != tuple(expected):
             raise GeometryError(f"the image is {tuple(found)} but this geometry was planned for {tuple(expected)}.")
+
+
+def _linear(pixels: np.ndarray, cells: int, first: float, pitch: float) -> np.ndarray:
+    """Weights ``(pixels, cells)`` of linear interpolation between cell centres, held constant beyond the outer ones."""
+    place = np.clip((pixels - first) / pitch, 0, cells - 1)
+    low = np.minimum(place.astype(int), cells - 1)
+    weights = np.zeros((len(pixels), cells), dtype=np.float32)
+    weights[np.arange(len(pixels)), low] = 1 - (place - low)
+    weights[np.arange(len(pixels)), np.minimum(low + 1, cells - 1)] += place - low
+    return weights

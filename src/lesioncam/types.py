@@ -154,6 +154,8 @@ class Heatmap:
         layer: where in the network it was taken.
         geometry: the way back to the file's own pixels.
         calibration: the scale on which two images compare; None if none is known.
+        origin: where the centre of the first cell lies in the network input, pixels per axis; None means half-pixel
+            centres.
 
     Example:
         >>> g = Geometry.letterbox((4, 4), (4, 4))
@@ -168,10 +170,11 @@ class Heatmap:
     layer: str
     geometry: Geometry
     calibration: Calibration | None = None
+    origin: tuple[float, ...] | None = None
 
     def native(self) -> np.ndarray:
         """Raw evidence on the image's own grid, ``(K, *native)`` float32: resized linearly, never rescaled."""
-        return self.geometry.to_native(self.raw)
+        return self.geometry.to_native(self.raw, origin=self.origin)
 
     def probability(self) -> np.ndarray:
         """Probabilities on the image's own grid, ``(K, *native)``: resize first, then the calibrated sigmoid.

@@ -1,0 +1,88 @@
+"""The command line: one short function per verb, heavy imports inside, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["VERBS", "main"]
+
+VERBS = {
+    "demo": "see it work: phantom, three minutes, no data, no network",
+    "index": "make a table: a folder (one sub-folder a class), or a known public set by name",
+    "check": "what a table is, how it will be read, what is wrong with it",
+    "split": "split a table by patient, stratified",
+    "run": "check, train, evaluate on val, report",
+    "train": "train only",
+    "evaluate": "measure a run on val or test (counted) and rebuild its report",
+    "report": "rebuild the report from the run folder",
+    "predict": "maps, boxes and masks of new images",
+}
+"""Every verb, in the order of use."""
+
+_HELP = """usage: lesioncam VERB ...      lesioncam VERB --help
+
+From a table of image-level labels to a classifier, heat maps, boxes, lesion masks, honest numbers and a report.
+For research; not a medical device.
+
+{verbs}
+
+  --version   print the version
+
+  lesioncam demo -o runs/demo
+  lesioncam index figshare-brain:DIR -o brain.csv
+  lesioncam check brain.csv
+  lesioncam run brain.csv -o runs/brain
+  lesioncam predict runs/brain slices/*.png -o out/ --write maps boxes masks overlay
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
+        print(_HELP.format(verbs=lines))
+        return 0
+    if words[0] == "--version":
+        from lesioncam import __version__
+
+        print(f"lesioncam {__version__}")
+        return 0
+    return _run(words[0], words[1:])
+
+
+def _run(verb: str, words: list[str]) -> int:
+    from lesioncam.errors import LesioncamError
+    from lesioncam.lookup import find
+
+    try:
+        find(verb, VERBS, "verb")
+        from lesioncam.cli import verbs
+
+        return int(getattr(verbs, verb)(words) or 0)
+    except LesioncamError as error:
+        print(f"lesioncam {verb}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if (sentence := _disk(error)) is None:
+            raise
+        print(f"lesioncam {verb}: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nlesioncam {verb}: stopped; what was finished is kept. Go on with --resume.", file=sys.stderr)
+        return 130
+
+
+def _disk(error: OSError) -> str | None:
+    """A sentence for what the disk refuses; None for anything else."""
+    import errno
+
+    where = error.filename or "the output folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({where}); nothing half-written was left. Free some space, then go on with --resume."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where} may not be written ({error.strerror}); choose another -o or change its permissions."
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return f"{where}: {error.strerror}."
+    return None

@@ -1,0 +1,7 @@
+"""`python -m lesioncam.cli`."""
+
+import sys
+
+from lesioncam.cli import main
+
+sys.exit(main())

@@ -1,0 +1,142 @@
+"""From words to typed options: one parser per verb, made from its type; options of a choice ride with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from lesioncam.config import (
+    BackboneConfig,
+    Pooling,
+    RunConfig,
+    parse_backbone,
+    parse_pooling,
+    validated,
+)
+from lesioncam.errors import OptionError
+
+__all__ = ["Pairs", "parse", "with_settings"]
+
+T = TypeVar("T")
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise OptionError(f"{word!r}: expected OUR_NAME=YOURS.")
+        found[key] = value
+    return found
+
+
+def _is_pairs(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_PAIRS = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="NAME=VALUE ...",
+    instance_from_str=_pairs,
+    is_instance=_is_pairs,
+    str_from_instance=lambda pairs: [f"{key}={value}" for key, value in pairs.items()],
+)
+Pairs = Annotated[dict[str, str], _PAIRS]
+"""``--columns image=file label=dx``."""
+
+
+def _write_choice(choice: Any) -> list[str]:
+    """The shortest text that gives the choice back: its name and what differs from the defaults."""
+    content = choice.model_dump()
+    name = content.pop("kind", None) or content.pop("name")
+    more = content.pop("options", {})
+    fields = type(choice).model_fields
+    changed = {key: value for key, value in content.items() if value != fields[key].default}
+    return [",".join([name, *(f"{key}={_inline(value)}" for key, value in {**changed, **more}.items())])]
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")
+
+
+_CHOICES = {
+    "pooling": PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME[,OPTION=VALUE]",
+        instance_from_str=lambda words: parse_pooling(words[0]),
+        is_instance=lambda value: hasattr(value, "kind"),
+        str_from_instance=_write_choice,
+    ),
+    "backbone": PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME[,OPTION=VALUE]",
+        instance_from_str=lambda words: parse_backbone(words[0]),
+        is_instance=lambda value: isinstance(value, BackboneConfig),
+        str_from_instance=_write_choice,
+    ),
+}
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+    poolings = RunConfig.model_fields["pooling"].annotation
+
+    @registry.primitive_rule
+    def choices(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type in (poolings, Pooling):
+            return _CHOICES["pooling"]
+        if info.type is BackboneConfig:
+            return _CHOICES["backbone"]
+        if info.type_origin is dict:
+            return _PAIRS
+        return None
+
+    return registry
+
+
+def parse(default: type[T] | T, verb: str, words: Sequence[str]) -> T:
+    """Parse the words of one verb.
+
+    Args:
+        default: the verb's dataclass, or an instance whose values are the defaults.
+        verb: for the help.
+        words: after the verb.
+
+    Raises:
+        SystemExit: for help (0) or a slip (2), printed by the parser.
+        OptionError: for a value a choice cannot have.
+    """
+    kind: type[T] = default if isinstance(default, type) else type(default)
+    with _registry():
+        return tyro.cli(
+            kind,
+            prog=f"lesioncam {verb}",
+            args=list(words),
+            default=tyro.MISSING if isinstance(default, type) else default,  # type: ignore[arg-type]
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)[:1],
+        )
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, str]) -> RunConfig:
+    """Change options by their full name.
+
+    Example:
+        >>> with_settings(RunConfig(), {"augment.flip": "0"}).augment.flip
+        0.0
+    """
+    content = config.model_dump()
+    for name, text in settings.items():
+        *groups, last = name.split(".")
+        place = content
+        for group in groups:
+            if not isinstance(place.get(group), dict):
+                raise OptionError(f"--set {name}: there is no group {group!r} in the options.")
+            place = place[group]
+        if last not in place:
+            raise OptionError(f"--set {name}: no such option; available here: {', '.join(place)}.")
+        place[last] = yaml.safe_load(text)
+    return validated(RunConfig, content, "--set")

@@ -1,0 +1,371 @@
+"""Everything that is wrong with a table and its files, found before training and listed at once with row numbers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import batched, chain, groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lesioncam.data.io import ImageInfo, read_image, read_mask, split_index, validate_image
+from lesioncam.data.table import SPLITS, Problem, Table
+from lesioncam.errors import ImageError, TableError
+from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, Record
+
+__all__ = ["CheckReport", "Problem", "check_table", "require"]
+
+_WARNINGS = frozenset(
+    {
+        "box without finding",
+        "class missing in a split",
+        "empty mask",
+        "looks like no lesion",
+        "looks like another class",
+        "mask without finding",
+        "no split",
+        "patients unknown",
+        "unused negative",
+    }
+)
+"""Kinds that a run can live with; every other kind makes training or evaluation meaningless and stops it."""
+
+_HEALTHY = ("no ", "no_", "no-", "non", "normal", "healthy", "negative", "control", "benign_none")
+_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class CheckReport:
+    """What ``check`` found.
+
+    Attributes:
+        source: name of the table.
+        problems: stop a run.
+        warnings: do not stop a run.
+        counts: columns ``split`` ("all" first), ``class``, ``positive``, ``negative``, ``uncertain``, ``unknown``; images.
+        sizes: images per ``(H, W)``; empty when files were not opened.
+        depths: images per bit depth, ``uint8 grey``; empty when files were not opened.
+        images: rows of the table.
+        patients: how many, or None where they are not known.
+    """
+
+    source: str
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    counts: pd.DataFrame
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    depths: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    patients: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands in the way of a run."""
+        return not self.problems
+
+    def text(self) -> str:
+        """All of it in lines: problems, warnings, counts per class, image sizes and bit depths."""
+        patients = "patients unknown" if self.patients is None else _count(self.patients, "patient")
+        parts = [f"{self.source}: {_count(self.images, 'image')}, {patients}"]
+        parts += [_list(self.problems, "problem"), _list(self.warnings, "warning"), self.counts.to_string(index=False)]
+        parts.append(
+            "Image sizes (height x width): " + _commonest({f"{h} x {w}": n for (h, w), n in self.sizes.items()})
+        )
+        parts.append("Bit depths: " + _commonest(self.depths))
+        return "\n\n".join(part for part in parts if not part.endswith(": "))
+
+    def problem_text(self) -> str:
+        """The problems alone: one sentence if there is one, otherwise a list by kind."""
+        return self.problems[0].message if len(self.problems) == 1 else _list(self.problems, "problem")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _list(problems: tuple[Problem, ...], noun: str) -> str:
+    if not problems:
+        return f"No {noun}s."
+    lines = [f"{_count(len(problems), noun)}:"]
+    for kind, group in groupby(sorted(problems, key=lambda each: each.kind), key=lambda each: each.kind):
+        messages = [problem.message for problem in group]
+        lines += [f"  {message}" for message in messages[:_SHOWN]]
+        if len(messages) > _SHOWN:
+            lines.append(f"  ... and {len(messages) - _SHOWN} more ({kind})")
+    return "\n".join(lines)
+
+
+def _commonest(counts: dict[str, int] | Counter[str], most: int = 8) -> str:
+    shown = Counter(counts).most_common(most)
+    more = f", ... and {len(counts) - most} more" if len(counts) > most else ""
+    return ", ".join(f"{name} ({number:,})" for name, number in shown) + more
+
+
+def check_table(
+    table: Table, *, files: bool = True, uncertain: str | float = "ignore", blank: str = "ignore"
+) -> CheckReport:
+    """Look for everything that would make a run fail or its numbers meaningless.
+
+    Args:
+        table: as read; its own ``problems`` are part of the report.
+        files: also decode every image and mask in full.
+        uncertain: policy of the run, to judge whether a class has positives and negatives left.
+        blank: likewise.
+
+    Returns:
+        Problems, which stop a run, and warnings, which do not.
+
+    Example:
+        >>> ids = ["a", "b", "c", "d"]
+        >>> frame = pd.DataFrame({"row": [2, 3, 4, 5], "id": ids, "name": ids, "image": ids, "split": None})
+        >>> frame = frame.assign(patient=["p", "q", "r", "r"])
+        >>> table = Table(frame, ("mass",), np.float32([[1], [1], [1], [1]]), patient_rule="column patient")
+        >>> check_table(table, files=False).problems[0].message
+        "table: all 4 labelled images are positive for 'mass', so there is nothing to tell it from. Add images without it."
+    """
+    found = [*table.problems, *_duplicates(table), *_leaks(table), *_patients(table), *_splits(table)]
+    found += _classes(table, table.labels(uncertain, blank))
+    sizes: Counter[tuple[int, int]] = Counter()
+    depths: Counter[str] = Counter()
+    for info, problems in _inspect_files(table) if files else ():
+        found += problems
+        if info is not None:
+            sizes[info.size] += 1
+            depths[info.depth] += 1
+    found.sort(key=lambda problem: problem.row or 0)
+    warnings = tuple(problem for problem in found if _is_warning(problem, table))
+    problems = tuple(problem for problem in found if not _is_warning(problem, table))
+    known = table.patient_rule not in {"", "none"}
+    patients = int(table.frame["patient"].nunique()) if known else None
+    return CheckReport(table.source, problems, warnings, _label_counts(table), sizes, depths, len(table), patients)
+
+
+def require(report: CheckReport) -> None:
+    """Stop unless the report is clean.
+
+    Raises:
+        TableError: with every problem and its row.
+    """
+    if not report.ok:
+        raise TableError(report.problem_text())
+
+
+def _is_warning(problem: Problem, table: Table) -> bool:
+    if problem.kind == "no patient":  # with a split at hand nobody has to be dealt out
+        return bool(table.frame["split"].notna().all())
+    return problem.kind in _WARNINGS
+
+
+# ---- the table itself --------------------------------------------------------------------------------------------
+
+
+def _duplicates(table: Table) -> Iterator[Problem]:
+    images = table.frame["image"].to_numpy(dtype=object)
+    twice = pd.Series(images).duplicated().to_numpy() & (images != "")
+    for row, first, name in _repeats(table, "image", twice):
+        text = f"image {name!r} is in row {first} too. Keep one row per image; join several findings with '|'."
+        yield Problem(row, "duplicate image", f"{table.source} row {row}: {text}")
+    ids = table.frame["id"].duplicated().to_numpy() & ~twice & (images != "")
+    for row, first, name in _repeats(table, "id", ids):
+        text = f"id {name!r} is in row {first} too. Give every image an id of its own."
+        yield Problem(row, "duplicate id", f"{table.source} row {row}: {text}")
+
+
+def _repeats(table: Table, column: str, repeated: np.ndarray) -> Iterator[tuple[int, int, str]]:
+    """Row, the row where the same value stood first, and how the user wrote it."""
+    if not repeated.any():
+        return
+    frame = table.frame
+    first = frame.drop_duplicates(column).set_index(column)["row"]
+    shown = "name" if column == "image" else "id"
+    again = frame[repeated]
+    for row, key, name in zip(again["row"], again[column], again[shown], strict=True):
+        yield int(row), int(first[key]), str(name)
+
+
+def _leaks(table: Table) -> Iterator[Problem]:
+    """Patients with images in two splits, each named once with both rows."""
+    if table.patient_rule in {"", "none"}:
+        return
+    frame = table.frame[["row", "patient", "split"]].dropna()
+    first = frame.drop_duplicates("patient").set_index("patient")
+    other = frame[frame["split"].to_numpy() != first["split"].reindex(frame["patient"]).to_numpy()]
+    for row, patient, split in other.drop_duplicates("patient").itertuples(index=False):
+        before = first.loc[patient]
+        text = (
+            f"patient {patient!r} is in {split!r} and in {before['split']!r} (row {before['row']}). "
+            "Keep each patient in one split; `lesioncam split` does so."
+        )
+        yield Problem(int(row), "patient in two splits", f"{table.source} row {row}: {text}")
+
+
+def _patients(table: Table) -> Iterator[Problem]:
+    rule, source, whole = table.patient_rule, table.source, bool(table.frame["split"].notna().all())
+    if rule == "" and not whole:
+        text = (
+            "has neither a patient column nor a split for every row, so a split could put a patient on both sides. Name "
+            r"the column (--columns patient=YOUR_NAME), or use --patient-from '(P\d+)_', blocks:20 or none."
+        )
+        yield Problem(None, "no patient rule", f"{source} {text}")
+    elif rule in {"", "none"}:
+        text = (
+            "no patients are known: leaks between splits cannot be seen, and intervals treat every image as a patient."
+        )
+        yield Problem(None, "patients unknown", f"{source}: {text}")
+    count = int(table.frame["patient"].nunique()) if rule not in {"", "none"} else len(table)
+    noun = "patient" if rule not in {"", "none"} else "image"
+    if count == 1:
+        text = f"has only one {noun}; training and testing need different ones. Add {noun}s."
+        yield Problem(None, "one patient only", f"{source} {text}")
+    elif count < len(SPLITS) and not whole and rule:
+        text = f"has {count} {noun}s, too few for train, val and test. Add {noun}s."
+        yield Problem(None, "too few patients", f"{source} {text}")
+
+
+def _splits(table: Table) -> Iterator[Problem]:
+    split = table.frame["split"]
+    bad = {problem.row for problem in table.problems if problem.kind == "bad split"}
+    blank = int((split.isna() & ~table.frame["row"].isin(bad)).sum())
+    if not split.notna().any():
+        return
+    if blank:
+        text = f"{_count(blank, 'row')} without a split; they take no part in a run."
+        yield Problem(None, "no split", f"{table.source}: {text}")
+    for name in SPLITS:
+        if not (split == name).any() and not bad:
+            use = {"train": "nothing can be trained", "val": "thresholds need it", "test": "nothing is left to test on"}
+            yield Problem(None, "no split", f"{table.source}: no row is in {name!r}; {use[name]}.")
+
+
+def _classes(table: Table, labels: np.ndarray) -> Iterator[Problem]:
+    split = table.frame["split"].to_numpy(dtype=object)
+    for k, name in enumerate(table.classes):
+        column = labels[:, k]
+        whole = _one_sided(name, column)
+        if whole:
+            blanks = int(np.isnan(table.states[:, k]).sum())
+            hint = f" If a blank means absent ({_count(blanks, 'row')}), say --blank 0." if blanks else ""
+            yield Problem(None, "one class only", f"{table.source}: {whole}{hint}")
+            continue
+        for part in SPLITS:
+            text = _one_sided(name, column[split == part]) if (split == part).any() else ""
+            if text:
+                kind = "one class only" if part == "train" else "class missing in a split"
+                yield Problem(None, kind, f"{table.source}, split {part!r}: {text}")
+        if name.lower().startswith(_HEALTHY):
+            text = f"class {name!r} sounds like 'no lesion'; if so, say --negative {name!r}."
+            yield Problem(None, "looks like no lesion", f"{table.source}: {text}")
+    yield from _slips(table)
+
+
+def _one_sided(name: str, column: np.ndarray) -> str:
+    known = column[~np.isnan(column)]
+    if not (known > 0).any():
+        return f"no image is positive for {name!r}, so there is nothing to learn. Add some, or leave the class out."
+    if not (known < 1).any():
+        return (
+            f"all {len(known)} labelled images are positive for {name!r}, so there is nothing to tell it from. "
+            "Add images without it."
+        )
+    return ""
+
+
+def _slips(table: Table) -> Iterator[Problem]:
+    """A rare class with nearly the name of a common one is probably a slip of the pen."""
+    counts = dict(zip(table.classes, (table.states == POSITIVE).sum(axis=0).tolist(), strict=True))
+    for name, count in counts.items():
+        common = [other for other, number in counts.items() if number > 50 * max(1, count)]
+        near = get_close_matches(name, common, n=1, cutoff=0.8)
+        if near:
+            text = f"class {name!r} ({_count(count, 'image')}) may be a slip for {near[0]!r} ({counts[near[0]]:,})."
+            yield Problem(None, "looks like another class", f"{table.source}: {text}")
+
+
+def _label_counts(table: Table) -> pd.DataFrame:
+    split = table.frame["split"].to_numpy(dtype=object)
+    parts = {"all": np.ones(len(table), dtype=bool)}
+    parts |= {name: split == name for name in SPLITS if (split == name).any()}
+    rows = []
+    for part, chosen in parts.items():
+        states = table.states[chosen]
+        for k, name in enumerate(table.classes):
+            found = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN}
+            row = {key: int((states[:, k] == state).sum()) for key, state in found.items()}
+            rows.append({"split": part, "class": name, **row, "unknown": int(np.isnan(states[:, k]).sum())})
+    return pd.DataFrame(rows)
+
+
+# ---- the files ---------------------------------------------------------------------------------------------------
+
+
+def _inspect_files(table: Table) -> Iterator[tuple[ImageInfo | None, list[Problem]]]:
+    """Every image with its masks, a few at a time, so that memory stays flat."""
+    look = _Look(table.source, table.classes)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        parts = batched((record for record in table.records() if record.image), 256)
+        yield from chain.from_iterable(pool.map(look.at, part) for part in parts)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Decodes one record's files and says what is wrong with them."""
+
+    source: str
+    classes: tuple[str, ...]
+
+    def at(self, record: Record) -> tuple[ImageInfo | None, list[Problem]]:
+        try:
+            image = read_image(record.image)
+        except ImageError as error:
+            missing = not split_index(record.image)[0].exists()
+            return None, [self._problem(record, "missing image" if missing else "unreadable image", error)]
+        found = []
+        try:
+            validate_image(image, record.image)
+        except ImageError as error:
+            found.append(self._problem(record, "image without content", error))
+        size = (image.shape[0], image.shape[1])
+        found += self._masks(record, size)
+        found += self._boxes(record, size)
+        return ImageInfo.of(image), found
+
+    def _problem(self, record: Record, kind: str, text: object) -> Problem:
+        return Problem(record.row, kind, f"{self.source} row {record.row}: {text}")
+
+    def _positive(self, record: Record, label: str) -> bool:
+        states = dict(zip(self.classes, record.labels, strict=True))
+        return states.get(label) == POSITIVE if label else POSITIVE in record.labels
+
+    def _masks(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
+        for label, files in record.masks.items():
+            try:
+                lesion = bool(read_mask(files, size).any())
+            except ImageError as error:
+                missing = not all(split_index(file)[0].exists() for file in files)
+                yield self._problem(record, "missing mask" if missing else "unusable mask", error)
+                continue
+            whose = f"class {label!r}" if label else "any class"
+            if lesion and not self._positive(record, label):
+                text = f"there is a mask although the row is not positive for {whose}."
+                yield self._problem(record, "mask without finding", text)
+            elif not lesion and self._positive(record, label):
+                text = f"the mask {Path(files[0]).name} is empty although the row is positive for {whose}."
+                yield self._problem(record, "empty mask", text)
+
+    def _boxes(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
+        height, width = size
+        for box in record.boxes:
+            numbers = [f"{value:g}" for value in box.box]
+            where = f"box [{', '.join(numbers)}] of {box.label!r}"
+            x0, y0, x1, y1 = (*box.box[:2], *box.box[-2:])
+            if len(box.box) != 4 or min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1:
+                text = f"{where} lies outside the image of {height} x {width} (height x width). Use its own pixels."
+                yield self._problem(record, "box outside", text)
+            elif not self._positive(record, box.label):
+                yield self._problem(record, "box without finding", f"{where}, although the row is not positive for it.")

@@ -1,0 +1,260 @@
+"""``cases.csv``: one row per image, class and method; every number of a report can be recomputed from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lesioncam.errors import RunError
+from lesioncam.evaluation.controls import ControlMap
+from lesioncam.files import write_with
+from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
+from lesioncam.functional.segmentation import overlap_counts
+from lesioncam.segmentation.mask import binarise
+from lesioncam.types import Box, CaseResult, Heatmap, Threshold
+
+__all__ = ["COLUMNS", "Truth", "case_rows", "read_cases", "write_cases"]
+
+COLUMNS: dict[str, str] = {
+    "image": "text",  # id of the image
+    "patient": "text",  # keyed digest
+    "split": "text",
+    "class": "text",
+    "method": "text",  # the map method, or a control
+    "state": "whole",  # as in the table: 1, 0, -1, blank
+    "label": "real",  # after the policy; blank unknown
+    "logit": "real",
+    "probability": "real",
+    "decision_threshold": "real",
+    "positive": "whole",
+    "healthy": "whole",  # 1 if all classes are known to be negative
+    "map_threshold": "real",
+    "map_source": "text",  # val, default, given
+    "map_p99": "real",  # 99th percentile of the probability map
+    "map_max": "real",
+    "area": "whole",  # predicted pixels
+    "boxes": "text",  # predicted boxes, JSON, largest first
+    "has_mask": "whole",  # 1 if a truth mask of the class was given
+    "truth_area": "whole",
+    "dice": "real",
+    "iou": "real",
+    "sensitivity": "real",
+    "specificity": "real",
+    "pointing": "whole",  # 1 if the hottest pixel lies inside the truth
+    "truth_boxes": "whole",
+    "boxes_hit": "whole",  # truth boxes met by a predicted one with IoU >= .5
+    "false_alarm": "whole",  # healthy images only: 1 if the mask has any pixel
+}
+"""Every column and its kind; a blank cell is undefined."""
+
+HIT = 0.5
+"""The IoU from which a predicted box meets a truth box."""
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known about one image, classes in the order of the model's.
+
+    Attributes:
+        states: ``(K,)`` as in the table: 1, 0, -1 uncertain, NaN unknown.
+        labels: ``(K,)`` after the run's policy: 1, 0, soft, NaN unknown.
+        patient: keyed digest.
+        split: where the image belongs.
+        masks: class -> ``(*native)`` bool; a class without an entry has no mask.
+        boxes: truth boxes of the table, native pixels.
+    """
+
+    states: Sequence[float]
+    labels: Sequence[float]
+    patient: str
+    split: str
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    boxes: Sequence[Box] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every class is known to be negative."""
+        return all(label == 0 for label in self.labels)
+
+    def located(self, label: str) -> bool:
+        """Whether the place of this class's lesions is known: a mask that is not empty, or a box."""
+        return any(box.label == label for box in self.boxes) or bool(np.any(self.masks.get(label, False)))
+
+
+class _View(NamedTuple):
+    """One method's answer for one class of one image."""
+
+    evidence: np.ndarray
+    probability: np.ndarray
+    mask: np.ndarray
+    boxes: Sequence[tuple[int, ...]]
+    threshold: Threshold
+
+
+def case_rows(
+    result: CaseResult, truth: Truth, controls: Mapping[str, ControlMap] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of one image: one per class for the map method, and for each control where truth allows a comparison.
+
+    Args:
+        result: the image's way through the model.
+        truth: what is known about it.
+        controls: name -> maps and thresholds; a control gets a row where the class's lesions are located, or where the
+            image is healthy. Controls have no image score.
+
+    Returns:
+        Rows with the keys of `COLUMNS`; NaN is undefined. Dice and its kin are not gated by the image score.
+
+    Raises:
+        GeometryError: if a mask differs in size from its image.
+    """
+    evidence = result.heatmap.native()
+    probability = _probability(result.heatmap, evidence)
+    rows = []
+    for k, label in enumerate(result.classes):
+        cut = result.segmentation
+        own = _View(evidence[k], probability[k], cut.masks[k], cut.boxes(label), cut.thresholds[k])
+        context = _context(result, truth, k)
+        rows.append(context | {"method": result.heatmap.method} | _score(result, k) | _place(own, truth, label))
+        if truth.healthy or truth.located(label):
+            for name, control in (controls or {}).items():
+                view = _control_view(control, k)
+                rows.append(context | {"method": name} | _NO_SCORE | _place(view, truth, label))
+    return rows
+
+
+def write_cases(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> Path:
+    """Write ``cases.csv`` whole or not at all; floats come back exactly, undefined cells are blank.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_cases(Path(folder) / "cases.csv", [{"image": "007", "class": "mass", "dice": 0.1 + 0.2}])
+        ...     read_cases(path)[["image", "dice"]].to_dict("list")
+        {'image': ['007'], 'dice': [0.30000000000000004]}
+    """
+    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    for name, kind in COLUMNS.items():
+        if kind == "whole":
+            frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+    return write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
+
+
+def read_cases(path: Path) -> pd.DataFrame:
+    """Read what `write_cases` wrote: text as text, everything else float64 with NaN undefined.
+
+    Raises:
+        RunError: if the file is missing, broken or lacks columns.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in COLUMNS if name not in frame.columns]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        return frame.assign(**{name: _numbers(frame[name]) for name, kind in COLUMNS.items() if kind != "text"})
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as cases ({error}); evaluate again.") from error
+
+
+def _numbers(cells: pd.Series) -> np.ndarray:
+    """Parsed by Python, digit by digit: readers of tables round differently from version to version."""
+    return np.array([float(cell) if cell else NAN for cell in cells], dtype=np.float64)
+
+
+def _probability(heatmap: Heatmap, evidence: np.ndarray) -> np.ndarray:
+    """As `Heatmap.probability`, without resizing again."""
+    return heatmap.calibration.probability(evidence) if heatmap.calibration is not None else heatmap.probability()
+
+
+# ---- parts of a row ----------------------------------------------------------------------------------------------
+
+
+def _context(result: CaseResult, truth: Truth, k: int) -> dict[str, Any]:
+    return {
+        "image": result.id,
+        "patient": truth.patient,
+        "split": truth.split,
+        "class": result.classes[k],
+        "state": float(truth.states[k]),
+        "label": float(truth.labels[k]),
+        "healthy": int(truth.healthy),
+    }
+
+
+def _score(result: CaseResult, k: int) -> dict[str, Any]:
+    return {
+        "logit": float(result.logits[k]),
+        "probability": float(result.probabilities[k]),
+        "decision_threshold": float(result.decisions[k].value),
+        "positive": int(result.positive[k]),
+    }
+
+
+_NO_SCORE: dict[str, Any] = dict.fromkeys(("logit", "probability", "decision_threshold", "positive"), NAN)
+
+
+def _control_view(control: ControlMap, k: int) -> _View:
+    values, threshold = control.maps[k], control.thresholds[k]
+    mask = binarise(values, threshold.value)
+    return _View(values, values, mask, [part.box for part in component_boxes(mask)], threshold)
+
+
+def _place(view: _View, truth: Truth, label: str) -> dict[str, Any]:
+    """The localisation columns."""
+    mask = truth.masks.get(label)
+    boxes = _truth_boxes(truth, label)
+    area = int(np.count_nonzero(view.mask))
+    return {
+        "map_threshold": float(view.threshold.value),
+        "map_source": view.threshold.source,
+        "map_p99": float(np.percentile(view.probability, 99)),
+        "map_max": float(view.probability.max()),
+        "area": area,
+        "boxes": json.dumps([list(box) for box in view.boxes]),
+        "has_mask": int(mask is not None),
+        "truth_boxes": len(boxes),
+        "boxes_hit": _hits(view.boxes, boxes),
+        "pointing": _pointing(view.evidence, mask, boxes),
+        "false_alarm": int(area > 0) if truth.healthy else NAN,
+    } | _overlap(view.mask, mask)
+
+
+def _overlap(predicted: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
+    """Scores of the mask, only where the truth has a lesion."""
+    if truth is None:
+        return {"truth_area": NAN} | dict.fromkeys(("dice", "iou", "sensitivity", "specificity"), NAN)
+    counts = overlap_counts(predicted, truth)
+    names = ("dice", "iou", "sensitivity", "specificity")
+    return {"truth_area": counts.truth} | {name: getattr(counts, name) if counts.truth else NAN for name in names}
+
+
+def _truth_boxes(truth: Truth, label: str) -> list[tuple[float, ...]]:
+    """The table's boxes of the class; without any, those around the regions of its mask."""
+    if listed := [box.box for box in truth.boxes if box.label == label]:
+        return listed
+    mask = truth.masks.get(label)
+    return [part.box for part in component_boxes(mask)] if mask is not None else []
+
+
+def _hits(predicted: Sequence[tuple[int, ...]], truth: Sequence[tuple[float, ...]]) -> float:
+    if not truth:
+        return NAN
+    return int((box_iou(truth, predicted) >= HIT).any(axis=1).sum())
+
+
+def _pointing(evidence: np.ndarray, mask: np.ndarray | None, boxes: Sequence[tuple[float, ...]]) -> float:
+    """1 if the hottest pixel (the first of equals) lies in the truth; a flat or non-finite map is a miss."""
+    masked = mask is not None and bool(np.any(mask))
+    if not masked and not boxes:
+        return NAN
+    if not evidence.max() > evidence.min():
+        return 0
+    point = tuple(int(i) for i in np.unravel_index(evidence.argmax(), evidence.shape))
+    return int(mask[point]) if mask is not None and masked else int(inside_boxes(point, boxes).any())

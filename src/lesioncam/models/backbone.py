@@ -1,0 +1,199 @@
+"""Any timm network as a feature extractor of a chosen stride."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lesioncam.config import BackboneConfig
+from lesioncam.errors import ModelError
+
+__all__ = ["ALIASES", "Backbone", "build_backbone", "measure_origin"]
+
+logger = logging.getLogger(__name__)
+
+ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "slim": ("resnet10t", {"channels": (24, 48, 96, 192), "avg_down": False})
+}
+"""Our own short names: a timm name and the options that make it.
+
+`avg_down` off: dilated, its one-sided padding would move every stage's shortcut by half a cell.
+"""
+
+_PROBE = 384
+_REFUSALS = (TypeError, AssertionError, NotImplementedError, ValueError)  # how timm says "cannot dilate"
+
+
+class Backbone(nn.Module):
+    """Features of one stage, ``(N, C_in, H, W) -> (N, C, H / stride, W / stride)``, channels first whatever timm gives."""
+
+    def __init__(self, network: nn.Module, channels: int, stride: int, *, channels_last: bool) -> None:
+        super().__init__()
+        self.network, self.channels, self.stride, self._channels_last = network, channels, stride, channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features after the stage's last activation."""
+        features: Tensor = self.network(images)[-1]
+        return features.permute(0, 3, 1, 2).contiguous() if self._channels_last else features
+
+
+def build_backbone(config: BackboneConfig, channels: int, weights: str = "none") -> Backbone:
+    """Build a timm network that gives features of the asked stride.
+
+    Args:
+        config: name, stride (dilated where timm dilates, else the deepest stage of that stride) and timm options.
+        channels: input channels, any number.
+        weights: ``none`` (random), ``hub`` (timm's pretrained) or a file (safetensors, or a state dict read with
+            ``weights_only=True``).
+
+    Raises:
+        ModelError: for an unknown name or option, a stride that is not on offer (it lists those that are), or weights
+            that cannot be had; nothing falls back to random weights in silence.
+
+    Example:
+        >>> net = build_backbone(BackboneConfig(name="slim", stride=8), channels=1)
+        >>> net(torch.zeros(2, 1, 64, 48)).shape
+        torch.Size([2, 192, 8, 6])
+    """
+    name, options = _resolve(config)
+    pretrained = _pretrained(weights)
+    try:
+        network = _create(name, channels, {**options, **pretrained, **_dilation(config.stride)})
+    except _REFUSALS as refusal:
+        logger.debug("%s does not dilate to stride %d (%s); looking for a stage of that stride.", name, config.stride, refusal)
+        network = None
+    if network is None or network.feature_info.reduction()[-1] != config.stride:
+        network = _deepest_stage(name, channels, {**options, **pretrained}, config.stride)
+    form = str(getattr(network, "output_fmt", "NCHW"))
+    return Backbone(
+        network, network.feature_info.channels()[-1], config.stride, channels_last="NHWC" in form
+    )
+
+
+def _resolve(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
+    import timm
+
+    name, options = ALIASES.get(config.name, (config.name, {}))
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:5] or _near(name)
+        raise ModelError(f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? Any timm name works, or {', '.join(ALIASES)}.")
+    return name, {**options, **config.options}
+
+
+def _near(name: str) -> list[str]:
+    from difflib import get_close_matches
+
+    import timm
+
+    return get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
+
+
+def _dilation(stride: int) -> dict[str, int]:
+    return {} if stride == 32 else {"output_stride": stride}
+
+
+def _pretrained(weights: str) -> dict[str, Any]:
+    if weights == "none":
+        return {}
+    if weights == "hub":
+        return {"pretrained": True}
+    if not Path(weights).is_file():
+        raise ModelError(f"weights {weights!r}: no such file. Give a safetensors file, 'hub' for timm's pretrained, or 'none'.")
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
+
+
+def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[int, ...] | None = None) -> Any:
+    import timm
+
+    try:
+        if stages is not None:
+            options = {**options, "out_indices": stages}
+        return timm.create_model(name, features_only=True, in_chans=channels, **options)
+    except OSError as error:
+        raise ModelError(
+            f"pretrained weights of {name} cannot be had ({type(error).__name__}). On a machine with network, save them once "
+            "and pass --weights FILE, or start from random weights with --weights none."
+        ) from error
+    except (KeyError, RuntimeError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{name} cannot be built as a feature extractor with these options or weights: {text}") from error
+
+
+def _deepest_stage(name: str, channels: int, options: dict[str, Any], stride: int) -> Any:
+    try:
+        plain = _create(name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")})
+    except _REFUSALS as error:
+        raise ModelError(f"{name} does not take these options: {error}") from error
+    reductions = plain.feature_info.reduction()
+    if stride not in reductions:
+        offer = ", ".join(str(r) for r in sorted(set(reductions)) if r in (8, 16, 32)) or "none of 8, 16, 32"
+        raise ModelError(f"{name} has no stage of stride {stride} and does not dilate; strides on offer: {offer}.")
+    stage = len(reductions) - 1 - reductions[::-1].index(stride)
+    return _create(name, channels, options, stages=(stage,))
+
+
+def measure_origin(backbone: Backbone, channels: int, size: int = _PROBE) -> tuple[float, float]:
+    """Where the first cell of the features really looks: the input pixel at the centre of its receptive field.
+
+    Convolutions padded on both sides centre cell ``i`` on input pixel ``i * stride``, not on the middle of its tile: at
+    stride 32 a map resized by half-pixel centres is 15.5 pixels off. The centre is measured on a copy of the network
+    whose kernels are flat and positive, so that it depends on the architecture and not on the weights: the centre of
+    mass of the gradient of one cell in the middle.
+
+    Args:
+        backbone: any.
+        channels: of the input.
+        size: side of the probe, pixels; wide enough that the middle cell does not see the border.
+
+    Returns:
+        (down, right) in input pixels, to the nearest half; half-pixel centres where nothing can be measured
+        (attention looks everywhere).
+
+    Example:
+        >>> net = build_backbone(BackboneConfig(name="slim", stride=16), channels=1)
+        >>> measure_origin(net, 1)
+        (0.0, 0.0)
+    """
+    tile = ((backbone.stride - 1) / 2,) * 2
+    if any("attention" in type(module).__name__.lower() for module in backbone.modules()):
+        return tile
+    probe = _flattened(backbone)
+    images = torch.ones(1, channels, size, size, requires_grad=True)
+    with torch.enable_grad():
+        features = probe(images)
+        cells = [n // 2 for n in features.shape[2:]]
+        (gradient,) = torch.autograd.grad(features[0, :, cells[0], cells[1]].sum(), images)
+    weight = gradient.abs().sum((0, 1)).double()
+    if not bool(torch.isfinite(weight).all()) or float(weight.sum()) == 0:
+        return tile
+    pixels = torch.arange(size, dtype=torch.float64)
+    centres = [float((weight.sum(1 - axis) * pixels).sum() / weight.sum()) for axis in (0, 1)]
+    down, right = (round(2 * (c - i * backbone.stride)) / 2 for c, i in zip(centres, cells, strict=True))
+    return down, right
+
+
+def _flattened(backbone: Backbone) -> nn.Module:
+    """A copy with flat positive kernels, no norms and mean pooling: positive in, positive out."""
+    probe = copy.deepcopy(backbone).float().eval()
+    for parent in list(probe.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                setattr(parent, name, nn.Identity())
+            elif isinstance(module, nn.MaxPool2d):  # on a flat image the maximum is its first place, which is no centre
+                mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+                setattr(parent, name, mean)
+    for module in probe.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (the common base has no public name)
+            module.reset_running_stats()
+            module.reset_parameters()
+    return probe

@@ -1,0 +1,75 @@
+"""The whole way of an image, in one function."""
+
+from __future__ import annotations
+
+
+import numpy as np
+
+from lesioncam.data.io import read_image, validate_image
+from lesioncam.errors import RunError
+from lesioncam.explanation.cam import METHODS
+from lesioncam.lookup import find
+from lesioncam.models.checkpoint import TrainedClassifier
+from lesioncam.segmentation.mask import segment
+from lesioncam.types import CaseResult, Threshold
+
+__all__ = ["analyse", "decisions_of", "thresholds_of"]
+
+
+def analyse(
+    classifier: TrainedClassifier,
+    image: str | Path | np.ndarray,
+    *,
+    name: str | None = None,
+    threshold: str | float = "val",
+) -> CaseResult:
+    """File -> pixels -> network input -> logits and heat map -> masks and boxes in the file's own pixels.
+
+    Args:
+        classifier: from :func:`lesioncam.load`.
+        image: a file (``file#index`` for one of several) or a decoded image ``(H, W)`` or ``(H, W, C)``.
+        name: what to call it; by default the file's name.
+        threshold: ``val`` (chosen on validation), ``default`` (.5), or a probability.
+
+    Raises:
+        ImageError: if the image cannot be read or used.
+        RunError: if thresholds of validation are asked for and none were chosen.
+    """
+    source = name or (str(image) if isinstance(image, str | Path) else "image")
+    pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
+    validate_image(pixels, source)
+    sample = classifier.preprocess(pixels, source)
+    method = find(classifier.card.config.map, METHODS, "map method")
+    logits, heatmap = method(classifier, sample)
+    segmentation = segment(heatmap, thresholds_of(classifier, threshold))
+    return CaseResult(
+        id=name or Path(source).name,
+        image=source,
+        classes=classifier.classes,
+        logits=logits,
+        probabilities=(0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32),
+        decisions=decisions_of(classifier),
+        heatmap=heatmap,
+        segmentation=segmentation,
+    )
+
+
+def thresholds_of(classifier: TrainedClassifier, threshold: str | float = "val") -> tuple[Threshold, ...]:
+    """One map threshold per class, and where it comes from.
+
+    Raises:
+        RunError: if the model was never calibrated.
+    """
+    count = len(classifier.classes)
+    if threshold == "default":
+        return (Threshold(0.5, "default"),) * count
+    if not isinstance(threshold, str):
+        return (Threshold(float(threshold), "given"),) * count
+    if classifier.card.thresholds is None:
+        raise RunError("this model has no thresholds yet; run `lesioncam run ... --resume`, or use --threshold default (.5).")
+    return classifier.card.thresholds
+
+
+def decisions_of(classifier: TrainedClassifier) -> tuple[Threshold, ...]:
+    """One threshold on the image score per class; .5 where none was chosen."""
+    return classifier.card.decisions or (Threshold(0.5, "default"),) * len(classifier.classes)

@@ -1,0 +1,370 @@
+"""The verbs: each reads what it needs, does one thing and leaves whole files behind."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from torch import Tensor
+
+from lesioncam.config import CustomPool, RunConfig, make_config
+from lesioncam.data.check import check_table, require
+from lesioncam.data.split import split_table
+from lesioncam.data.table import SPLITS, Table, digest, read_table, write_table
+from lesioncam.errors import LesioncamError, OptionError, RunError, TableError
+from lesioncam.files import RunFolder, read_json, write_json, write_text
+from lesioncam.models.backbone import measure_origin
+from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, save_classifier
+from lesioncam.models.pooling import name_of
+from lesioncam.pipeline.case import analyse
+from lesioncam.pipeline.measure import Progress, calibrate, measure, run_table, silent
+from lesioncam.pipeline.provenance import collect, write_provenance
+from lesioncam.pipeline.recipe import load_config
+from lesioncam.pipeline.write import Prediction, write_predictions
+from lesioncam.reporting.html import write_report
+from lesioncam.training.fit import Plan, fit, plan
+from lesioncam.types import CaseResult
+
+__all__ = ["Run", "demo", "evaluate", "plan_run", "predict", "prepare", "report", "run", "train"]
+
+logger = logging.getLogger(__name__)
+
+OwnPool = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what is in it.
+
+    Attributes:
+        folder: where it lies.
+        interrupted: whether training was stopped by the user; the best weights so far are kept.
+    """
+
+    folder: Path
+    interrupted: bool = False
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return RunFolder(self.folder).report
+
+    def metrics(self, split: str = "val") -> pd.DataFrame:
+        """The tidy table of numbers of one split.
+
+        Raises:
+            RunError: if that split was not evaluated yet.
+        """
+        path = RunFolder(self.folder).evaluation(split) / "metrics.csv"
+        if not path.is_file():
+            raise RunError(f"{path} is missing; run `lesioncam evaluate {self.folder} --split {split}` first.")
+        return pd.read_csv(path)
+
+    def classifier(self, pooling: OwnPool | None = None) -> TrainedClassifier:
+        """The trained classifier."""
+        return load_classifier(self.folder, pooling=pooling)
+
+
+def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True) -> Table:
+    """Read where need be, check everything, and split by patient where the table has no split.
+
+    Raises:
+        TableError: listing all that is wrong, with row numbers.
+    """
+    if not isinstance(table, Table):
+        table = read_table(table, config=config.table)
+    require(check_table(table, files=files))
+    if not any(len(table.split(name)) for name in SPLITS):
+        table = split_table(table, config.table.fractions, seed=config.seed)
+    for name in ("train", "val"):
+        if not len(table.split(name)):
+            raise TableError(f"{table.source}: no image is in split {name!r}; training needs train and val. Use `lesioncam split`.")
+    _require_two_sides(table)
+    return table
+
+
+def run(
+    table: Table | str | Path | None,
+    out: str | Path,
+    *,
+    config: RunConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    """Check, train, choose thresholds, evaluate on val, report.
+
+    Args:
+        table: a table, or a file with one; None with ``resume``.
+        out: the run folder to make.
+        config: all options; single ones can be given by name (``size=256, pooling="lse,sharpness=6"``), and
+            ``pooling`` may be your own callable ``f(class_maps) -> logits``.
+        resume: go on where an earlier run in ``out`` stopped; its own table and options are used.
+        overwrite: replace an earlier run in ``out``.
+        progress: show bars with the time left.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        LesioncamError: for bad input; a folder that exists without ``resume`` or ``overwrite``.
+    """
+    trained = train(table, out, config=config, resume=resume, overwrite=overwrite, progress=progress, **options)
+    pooling = options.get("pooling")
+    own = pooling if callable(pooling) else None
+    folder = RunFolder(trained.folder)
+    _set_state(folder, "running", "calibrate")
+    bars = _bars if progress else silent
+    calibrate(folder, pooling=own, progress=bars)
+    if trained.interrupted:
+        _set_state(folder, "interrupted", "train")
+        return trained
+    _set_state(folder, "running", "evaluate")
+    measure(folder, "val", pooling=own, progress=bars)
+    _set_state(folder, "done", "report")
+    write_report(folder.root)
+    return trained
+
+
+def train(
+    table: Table | str | Path | None,
+    out: str | Path,
+    *,
+    config: RunConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    """Train only: a model without thresholds.
+
+    Raises:
+        LesioncamError: as :func:`run`.
+    """
+    own, options = _split_own_pool(options)
+    folder = RunFolder(Path(out))
+    if resume:
+        config, ready = _resumed(folder, config, options)
+        if read_json(folder.state).get("state") == "done" or _trained(folder):
+            logger.info("%s is trained already.", folder.root)
+            return Run(folder.root)
+    else:
+        config = make_config(config, **options)
+        _refuse_existing(folder, overwrite=overwrite)
+        if table is None:
+            raise OptionError("no table was given; name one, or use --resume to go on with a run's own.")
+        ready = prepare(table, config)
+        _check_network(config, own)
+        _start(folder, config, ready, overwrite=overwrite)
+    _set_state(folder, "running", "train")
+    fitted = fit(ready, config, folder, resume=resume, own_pool=own, progress=progress)
+    origin = measure_origin(fitted.network.backbone, config.preprocess.channels)
+    card = ModelCard(
+        classes=ready.classes,
+        config=config,
+        exclusive=ready.exclusive,
+        origin=origin,
+        training={
+            "best_epoch": fitted.best_epoch,
+            "epochs": fitted.epochs,
+            "seconds": round(fitted.seconds, 1),
+            "images": len(ready.split("train")),
+            "interrupted": fitted.interrupted,
+        },
+    )
+    save_classifier(folder, fitted.network, card)
+    _set_state(folder, "interrupted" if fitted.interrupted else "running", "train")
+    return Run(folder.root, fitted.interrupted)
+
+
+def evaluate(
+    run: str | Path | Run,
+    split: str = "val",
+    *,
+    threshold: str | float = "val",
+    pooling: OwnPool | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Measure a run on one split and rebuild its report; looking at test is counted.
+
+    Args:
+        run: the run, or its folder.
+        split: ``val`` or ``test``.
+        threshold: ``val`` (chosen on validation), ``default`` (.5) or a probability.
+        pooling: your own callable, where the run was trained with one.
+        progress: show a bar.
+
+    Returns:
+        The tidy table of ``metrics.csv``.
+
+    Raises:
+        RunError: if the folder is no run, or has no thresholds.
+    """
+    folder = RunFolder(run.folder if isinstance(run, Run) else Path(run))
+    if not folder.is_run():
+        raise RunError(f"{folder.root} is no run folder (state.json is missing); give one that `lesioncam run` wrote.")
+    if split not in ("val", "test"):
+        raise OptionError(f"Unknown split {split!r}. Available: val, test.")
+    measure(folder, split, threshold=threshold, pooling=pooling, progress=_bars if progress else silent)
+    write_report(folder.root)
+    return Run(folder.root).metrics(split)
+
+
+def report(run: str | Path | Run) -> Path:
+    """Rebuild the HTML report from the run folder alone."""
+    return write_report(run.folder if isinstance(run, Run) else Path(run))
+
+
+def predict(
+    classifier: TrainedClassifier | str | Path,
+    inputs: Iterable[str | Path | np.ndarray],
+    out: str | Path | None = None,
+    *,
+    write: Sequence[str] = ("maps", "boxes", "masks", "overlay"),
+    threshold: str | float = "val",
+    progress: bool = False,
+    overwrite: bool = False,
+) -> list[CaseResult]:
+    """Maps, boxes and masks of new images; no labels needed.
+
+    Args:
+        classifier: from :func:`lesioncam.load`, or a run folder.
+        inputs: files (``file#index`` for one of several) or decoded images.
+        out: write ``predictions.csv`` and what ``write`` asks for into this folder; None writes nothing.
+        write: any of ``maps``, ``boxes``, ``masks``, ``overlay``.
+        threshold: ``val``, ``default`` (.5) or a probability, for the maps.
+        progress: show a bar.
+        overwrite: replace an earlier prediction in ``out``.
+
+    Returns:
+        One result per image that could be read; with ``out``, images that could not are listed in ``failed.csv``.
+
+    Raises:
+        LesioncamError: if an image cannot be read and there is no ``out`` to list it in, or none can be read at all.
+    """
+    model = classifier if isinstance(classifier, TrainedClassifier) else load_classifier(classifier)
+    images = list(inputs)
+    if not images:
+        raise OptionError("no image was given; name files, for instance slices/*.png.")
+    if out is not None:
+        return write_predictions(
+            model, images, Prediction(Path(out), tuple(write), threshold, overwrite), _bars if progress else silent
+        )
+    stream = iter(images)
+    return [analyse(model, image, threshold=threshold) for image in (_bars if progress else silent)(stream, len(images), "predict")]
+
+
+def plan_run(table: Table | str | Path, *, config: RunConfig | None = None, **options: Any) -> Plan:
+    """What a run would take on this machine; nothing is written."""
+    own, options = _split_own_pool(options)
+    settled = make_config(config, **options)
+    return plan(prepare(table, settled), settled, own_pool=own)
+
+
+def demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progress: bool = False) -> Run:
+    """The whole road on the built-in phantom: make it, train, evaluate on val and test, report.
+
+    Args:
+        out: the run folder; the phantom's images lie in its ``data`` folder.
+        seed: of phantom and training.
+        overwrite: replace an earlier demo in ``out``.
+        progress: show bars.
+    """
+    from lesioncam.data.phantom import Phantom, write_phantom
+
+    folder = RunFolder(Path(out))
+    _refuse_existing(folder, overwrite=overwrite)
+    if folder.root.exists():
+        shutil.rmtree(folder.root)
+    labels = write_phantom(folder.root / "data", Phantom(seed=seed))
+    done = run(labels, folder.root, config=demo_config(seed), overwrite=True, progress=progress)
+    evaluate(done, "test", progress=progress)
+    return done
+
+
+def demo_config(seed: int = 0) -> RunConfig:
+    """What the demo trains with: chosen on the phantom's validation split, for two cores and three minutes."""
+    return make_config(seed=seed)
+
+
+# ---- parts -------------------------------------------------------------------------------------------------------
+
+
+def _split_own_pool(options: dict[str, Any]) -> tuple[OwnPool | None, dict[str, Any]]:
+    pooling = options.get("pooling")
+    if callable(pooling):
+        return pooling, {**options, "pooling": CustomPool(name=name_of(pooling))}
+    return None, options
+
+
+def _require_two_sides(table: Table) -> None:
+    """A class that training never sees on both sides cannot be learnt."""
+    states = table.split("train").states
+    for name, column in zip(table.classes, states.T, strict=True):
+        if not (column == 1).any() or not (column == 0).any():
+            side = "positive" if not (column == 1).any() else "negative"
+            raise TableError(
+                f"{table.source}: class {name!r} has no {side} image in split 'train', so nothing can be learnt about it. "
+                f"Add some, leave the class out with --classes, or name what is no lesion with --negative."
+            )
+
+
+def _check_network(config: RunConfig, own: OwnPool | None) -> None:
+    """Build the network once before anything is written: a wrong name, stride or weights file shows here."""
+    from lesioncam.models.classifier import build_classifier
+
+    build_classifier(config, 1, own_pool=own)
+
+
+def _refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
+    if folder.root.exists() and not folder.root.is_dir():
+        raise RunError(f"{folder.root} is a file; choose a folder with -o.")
+    if folder.root.is_dir() and any(folder.root.iterdir()):
+        if not overwrite:
+            raise RunError(f"{folder.root} exists; go on with it (--resume), replace it (--overwrite), or choose another -o.")
+        if not folder.is_run() and not (folder.root / "data" / "labels.csv").is_file():
+            raise RunError(f"{folder.root} is not a run of lesioncam, so it is not overwritten; choose another -o.")
+
+
+def _start(folder: RunFolder, config: RunConfig, table: Table, *, overwrite: bool) -> None:
+    if overwrite:
+        for stale in ("model", "log", "evaluate", "report.html", "ledger.json"):
+            place = folder.root / stale
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    _set_state(folder, "running", "start")
+    write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_table(table, folder.table)
+    write_provenance(folder, collect(config.seed, digest(table)))
+
+
+def _resumed(folder: RunFolder, config: RunConfig | None, options: dict[str, Any]) -> tuple[RunConfig, Table]:
+    if not folder.is_run():
+        raise RunError(f"{folder.root} is no run folder, so there is nothing to resume; start it without --resume.")
+    kept = load_config(folder.config)
+    asked = make_config(config or kept, **options) if options or config else kept
+    if asked != kept:
+        raise RunError(f"{folder.root} was started with other options; resume it without options, or use --overwrite.")
+    return kept, run_table(folder)
+
+
+def _trained(folder: RunFolder) -> bool:
+    """Whether training came to its own end."""
+    return folder.model.is_file() and not read_json(folder.model)["training"].get("interrupted", False)
+
+
+def _set_state(folder: RunFolder, state: str, step: str) -> None:
+    write_json(folder.state, {"state": state, "step": step})
+
+
+def _bars(stream: Any, length: int, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(stream, total=length, desc=what, unit="image", leave=False)

@@ -1,0 +1,54 @@
+"""What a table says about one image: labels, masks and boxes on the image's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lesioncam.data.io import read_mask
+from lesioncam.evaluation.cases import Truth
+from lesioncam.types import Record
+
+__all__ = ["read_masks", "read_truth"]
+
+
+def read_masks(
+    record: Record, classes: Sequence[str], labels: Sequence[float], size: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Masks of one record by class; a plain ``mask`` belongs to every positive class of the row.
+
+    Args:
+        record: the table's row.
+        classes: K names.
+        labels: ``(K,)``, after the policy of the run.
+        size: native size of the image, ``(H, W)``.
+
+    Raises:
+        ImageError: for a mask that cannot be read.
+        GeometryError: for a mask of another size than its image.
+    """
+    found = {}
+    for name, label in zip(classes, labels, strict=True):
+        files = record.masks.get(name) or (record.masks.get("") if label == 1 else None)
+        if files:
+            found[name] = read_mask(files, size)
+    return found
+
+
+def read_truth(
+    record: Record, classes: Sequence[str], labels: Sequence[float], size: tuple[int, ...], patient: str
+) -> Truth:
+    """All that is known about one record; ``patient`` is a keyed digest.
+
+    Raises:
+        LesioncamError: as :func:`read_masks`.
+    """
+    return Truth(
+        states=record.labels,
+        labels=labels,
+        patient=patient,
+        split=str(record.split),
+        masks=read_masks(record, classes, labels, size),
+        boxes=record.boxes,
+    )

@@ -1,0 +1,286 @@
+"""Plots of the report as inline SVG: drawn by matplotlib, coloured by the page (so that dark mode works)."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lesioncam.reporting.read import Evaluation
+from lesioncam.reporting.words import Estimate, estimate, method_name, metric_name, number
+
+__all__ = ["Plot", "control_plots", "curve_plots", "history_plots"]
+
+INK, MUTED, RULE = "#1a1f24", "#5a636b", "#d4d9dd"
+THEME = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5558f", "#b07900", "#3f95c9")
+"""Okabe and Ito, a little darker where white paper needs it."""
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+CLASSES_PER_PLOT = 6
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lesioncam",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.labelcolor": INK,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """An inline SVG, its natural width in CSS pixels, and the words for those who do not see it."""
+
+    svg: str
+    alt: str
+    width: float
+
+
+def history_plots(history: pd.DataFrame, best: int | None) -> list[Plot]:
+    """Learning curves: losses, and the validation AUROC where it was recorded."""
+    if history.empty or "epoch" not in history:
+        return []
+    table = history.apply(pd.to_numeric, errors="coerce")
+    wanted = [
+        ("Loss", {"train_loss": "training", "val_loss": "validation"}),
+        ("AUROC on validation", {"val_auroc": "validation"}),
+    ]
+    plots = [_history_plot(table, best, title, columns) for title, columns in wanted]
+    return [plot for plot in plots if plot is not None]
+
+
+def curve_plots(evaluation: Evaluation) -> list[Plot]:
+    """ROC and precision-recall curves, up to six classes in one plot."""
+    plots = []
+    for start in range(0, len(evaluation.classes), CLASSES_PER_PLOT):
+        group = evaluation.classes[start : start + CLASSES_PER_PLOT]
+        plots += [plot for plot in (_roc(evaluation, group), _precision_recall(evaluation, group)) if plot is not None]
+    return plots
+
+
+def control_plots(evaluation: Evaluation) -> list[Plot]:
+    """The method beside its controls, value and interval, one plot for each measure of place."""
+    wanted = [("segmentation", "dice"), ("localisation", "pointing_game"), ("localisation", "box_hit_rate")]
+    plots = [_control_plot(evaluation, task, metric) for task, metric in wanted]
+    return [plot for plot in plots if plot is not None]
+
+
+def _history_plot(table: pd.DataFrame, best: int | None, title: str, columns: dict[str, str]) -> Plot | None:
+    shown = {name: label for name, label in columns.items() if name in table and table[name].notna().any()}
+    if not shown:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for i, (name, label) in enumerate(shown.items()):
+            marker = "o" if len(table) < 3 else ""
+            axes.plot(table["epoch"], table[name], STYLES[i], color=COLOURS[i], label=label, marker=marker)
+        if best is not None:
+            axes.axvline(best, color=MUTED, linewidth=0.8, linestyle=":", label=f"kept: epoch {best}")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+        axes.legend()
+
+    ends = "; ".join(f"{label} {number(table[name].dropna().iloc[-1])} at the end" for name, label in shown.items())
+    kept = "" if best is None else f" Epoch {best} was kept."
+    return _plot(f"history-{next(iter(shown))}", (3.7, 2.6), draw, f"{title} over {len(table)} epochs: {ends}.{kept}")
+
+
+def _roc(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
+    curves = _curves(evaluation, classes, "roc", ("fpr", "tpr"))
+    if not curves:
+        return None
+    points = {label: _operating_point(evaluation, label) for label in classes}
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":", label="chance")
+        for i, label, (x, y) in _numbered(curves, classes):
+            axes.plot(x, y, linestyle=STYLES[i], color=COLOURS[i], label=_labelled(evaluation, label, "auroc"))
+            if points[label] is not None:
+                axes.plot(*points[label], "o", color=COLOURS[i], markersize=5)
+        _name_missing(axes, evaluation, [label for label in classes if label not in curves], "auroc")
+        axes.set(title="ROC, with area under the curve", xlabel="1 − specificity", ylabel="sensitivity")
+        _square(axes)
+
+    return _plot(_key("roc", evaluation, classes), (3.7, 4.2), draw, _alt(evaluation, "ROC curves", curves, "auroc"))
+
+
+def _precision_recall(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
+    curves = _curves(evaluation, classes, "pr", ("recall", "precision"))
+    if not curves:
+        return None
+    shares = {label: _prevalence(evaluation, label) for label in classes}
+
+    def draw(axes: Axes) -> None:
+        for i, label, (x, y) in _numbered(curves, classes):
+            axes.plot(
+                x, y, linestyle=STYLES[i], color=COLOURS[i], label=_labelled(evaluation, label, "average_precision")
+            )
+            axes.axhline(shares[label], color=COLOURS[i], linewidth=0.7, linestyle=":")
+        axes.plot([], [], color=MUTED, linewidth=0.8, linestyle=":", label="chance: share of positives")
+        _name_missing(axes, evaluation, [label for label in classes if label not in curves], "average_precision")
+        axes.set(title="Precision and recall, with average precision", xlabel="recall", ylabel="precision")
+        _square(axes)
+
+    alt = _alt(evaluation, "Precision-recall curves", curves, "average_precision")
+    return _plot(_key("pr", evaluation, classes), (3.7, 4.2), draw, alt)
+
+
+def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None:
+    lines = list(_control_lines(evaluation, task, metric))
+    if not any(one is not None and one.known for _, _, one in lines):
+        return None
+
+    def draw(axes: Axes) -> None:
+        for y, (_, method, one) in enumerate(lines):
+            if one is not None:
+                _draw_estimate(axes, y, one, own=method == evaluation.method)
+        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{metric_name(metric)} with 95 % interval")
+        axes.set_yticks(range(len(lines)), [method_name(method) or _heading(label) for label, method, _ in lines])
+        axes.tick_params(axis="y", length=0)
+        for tick, (_, method, _) in zip(axes.get_yticklabels(), lines, strict=True):
+            tick.set_fontweight("normal" if method else "bold")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+
+    said = [f"{label}, {method_name(m)}: {one.text} {one.interval}".rstrip() for label, m, one in lines if m and one]
+    size = (3.4, 0.75 + 0.2 * len(lines))
+    return _plot(f"controls-{evaluation.split}-{metric}", size, draw, "; ".join(said))
+
+
+def _control_lines(evaluation: Evaluation, task: str, metric: str) -> Iterator[tuple[str, str, Estimate | None]]:
+    """Rows from top to bottom: a heading for each class, then the method, then the controls."""
+    for label in (*evaluation.classes, "macro"):
+        if label == "macro" and len(evaluation.classes) == 1:
+            continue
+        found = [(m, estimate(evaluation, task, metric, label, m)) for m in (evaluation.method, *evaluation.controls)]
+        if any(one is not None for _, one in found):
+            yield label, "", None
+            yield from ((label, method, one) for method, one in found)
+
+
+def _heading(label: str) -> str:
+    return "Mean of classes" if label == "macro" else label
+
+
+def _draw_estimate(axes: Axes, y: int, one: Estimate, *, own: bool) -> None:
+    if not one.known:
+        axes.text(0.02, y, one.text, va="center", color=MUTED, fontsize=8)
+        return
+    colour, marker = (COLOURS[0], "o") if own else (MUTED, "s")
+    if one.interval:
+        axes.plot([one.low, one.high], [y, y], color=colour, linewidth=2.2 if own else 1.2, solid_capstyle="butt")
+    axes.plot([one.value], [y], marker, color=colour, markersize=6 if own else 4, clip_on=False)
+    axes.text(1.04, y, number(one.value), va="center", transform=axes.get_yaxis_transform(), clip_on=False)
+
+
+def _numbered(curves: dict[str, Any], classes: Sequence[str]) -> Iterator[tuple[int, str, Any]]:
+    return ((i, label, curves[label]) for i, label in enumerate(classes) if label in curves)
+
+
+def _curves(evaluation: Evaluation, classes: Sequence[str], kind: str, axes: tuple[str, str]) -> dict[str, Any]:
+    keys = {label: [f"{kind}/{label}/{axis}" for axis in axes] for label in classes}
+    known = {label: pair for label, pair in keys.items() if all(key in evaluation.curves for key in pair)}
+    found = {label: tuple(np.asarray(evaluation.curves[key], float) for key in pair) for label, pair in known.items()}
+    return {label: _thin(*pair) for label, pair in found.items() if len(pair[0]) and np.isfinite(pair).all()}
+
+
+def _thin(x: np.ndarray, y: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    keep = np.unique(np.linspace(0, len(x) - 1, min(points, len(x))).round().astype(int))
+    return x[keep], y[keep]
+
+
+def _labelled(evaluation: Evaluation, label: str, metric: str) -> str:
+    one = estimate(evaluation, "classification", metric, label)
+    said = "" if one is None else f": {one.text}" + (f" ({one.interval})" if one.interval else "")
+    return f" {label}{said}"  # matplotlib keeps names that begin with "_" out of a legend
+
+
+def _name_missing(axes: Axes, evaluation: Evaluation, labels: Sequence[str], metric: str) -> None:
+    """A class without a curve keeps its line in the legend, so that nobody has to look for it."""
+    for label in labels:
+        axes.plot([], [], color="none", label=_labelled(evaluation, label, metric))
+
+
+def _alt(evaluation: Evaluation, what: str, curves: dict[str, Any], metric: str) -> str:
+    said = "; ".join(_labelled(evaluation, label, metric) for label in curves)
+    return f"{what}. {metric_name(metric)} with 95 % interval: {said}."
+
+
+def _operating_point(evaluation: Evaluation, label: str) -> tuple[float, float] | None:
+    """Share of negatives and of positives that are called, counted in cases.csv."""
+    rows = evaluation.cases[evaluation.cases["class"] == label]
+    called = rows["positive"].str.lower().isin(["true", "1", "1.0"])
+    shares = [called[rows["label"] == state].mean() for state in (0.0, 1.0)]
+    return (float(shares[0]), float(shares[1])) if np.isfinite(shares).all() else None
+
+
+def _prevalence(evaluation: Evaluation, label: str) -> float:
+    labels = evaluation.cases["label"][evaluation.cases["class"] == label]
+    known = labels[labels.isin([0.0, 1.0])]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _square(axes: Axes) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid()
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0, handlelength=2.6)
+
+
+def _key(kind: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
+    return f"{kind}-{evaluation.split}-{evaluation.classes.index(classes[0])}"
+
+
+def _plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
+    with rc_context(STYLE), warnings.catch_warnings():
+        # The reader's browser sets the text, in its own fonts; matplotlib's lack of a Chinese one does not matter.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        figure = Figure(figsize=size)
+        draw(figure.add_subplot())
+        stream = StringIO()
+        figure.savefig(
+            stream, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata=NO_METADATA
+        )
+    svg = _inline(stream.getvalue(), key)
+    return Plot(svg, alt, width=float(svg.split('"')[1].split()[2]) * 4 / 3)
+
+
+NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
+
+
+def _inline(svg: str, key: str) -> str:
+    """Cut the XML header, make ids unique within the page and let the page's theme colour the drawing."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{key}-", body)
+    body = re.sub(
+        r'^<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', body
+    )
+    body = re.sub(r"\s*\n\s*", "\n", body.replace("xlink:href", "href"))
+    for colour, name in THEME.items():
+        body = body.replace(colour, name)
+    return body

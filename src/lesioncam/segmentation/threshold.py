@@ -1,0 +1,145 @@
+"""Where a map becomes a mask and a score a decision: thresholds, chosen on validation only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lesioncam.functional.segmentation import dice_at_thresholds
+from lesioncam.types import Threshold
+
+__all__ = ["DEFAULT", "THRESHOLDS", "DiceSearch", "Fit", "decision_threshold", "fitted_thresholds"]
+
+DEFAULT = 0.5
+"""The threshold where there is nothing to fit one on."""
+
+
+def _thresholds() -> np.ndarray:
+    """Even steps of .05 in logits, rounded to float32 so that comparing in single or double precision is the same."""
+    logits = np.linspace(-12.0, 12.0, 481)
+    return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32).astype(np.float64)
+
+
+THRESHOLDS = _thresholds()
+"""``(481,)`` ascending: sigmoid of -12 to 12 logits in steps of .05; the middle one is .5."""
+
+
+class Fit(NamedTuple):
+    """The best threshold of a class, the mean Dice it reached on validation, and over how many images."""
+
+    value: float
+    dice: float
+    images: int
+
+
+class DiceSearch:
+    """Search one map threshold per class, the one with the highest mean per-image Dice, in one pass over the images.
+
+    Maps come at native size: resize first, then threshold. Images without a lesion of the class take no part.
+
+    Example:
+        >>> search = DiceSearch(2)
+        >>> search.add(0, np.array([0.1, 0.3, 0.9]), np.array([False, True, True]))
+        >>> fit, nothing = search.best()              # all of (.1, .3] is perfect: its middle, in logits
+        >>> round(fit.value, 2), fit.dice, fit.images, nothing
+        (0.18, 1.0, 1, None)
+    """
+
+    def __init__(self, classes: int) -> None:
+        """Prepare an empty search over ``classes`` classes."""
+        self._sums = np.zeros((classes, len(THRESHOLDS)))
+        self._images = [0] * classes
+
+    def add(self, class_index: int, probability: np.ndarray, truth: np.ndarray) -> None:
+        """Add one image.
+
+        Args:
+            class_index: which class.
+            probability: ``(*native)``.
+            truth: ``(*native)`` bool; an empty one is passed over.
+
+        Raises:
+            GeometryError: if map and mask differ in size.
+        """
+        dice = dice_at_thresholds(probability, truth, THRESHOLDS)
+        if not np.any(truth):
+            return
+        self._sums[class_index] += dice
+        self._images[class_index] += 1
+
+    def best(self) -> list[Fit | None]:
+        """Per class the best threshold, the middle of the plateau where several are equal; None without any mask."""
+        return [_best(sums / max(1, n), n) for sums, n in zip(self._sums, self._images, strict=True)]
+
+
+def fitted_thresholds(fits: Sequence[Fit | None], tuned_on: Iterable[str]) -> tuple[Threshold, ...]:
+    """The result of a search as thresholds that remember whom they were chosen on; .5, ``default``, where nothing was.
+
+    Args:
+        fits: one per class, from `DiceSearch.best`.
+        tuned_on: keyed digests of the validation patients.
+
+    Example:
+        >>> [(t.value, t.source) for t in fitted_thresholds([Fit(0.25, 0.9, 4), None], ["a1"])]
+        [(0.25, 'val'), (0.5, 'default')]
+    """
+    seen = frozenset(tuned_on)
+    return tuple(Threshold(fit.value, "val", seen) if fit else Threshold(DEFAULT) for fit in fits)
+
+
+def decision_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The image-score threshold with the highest sensitivity + specificity on validation (Youden's J).
+
+    Args:
+        probabilities: ``(n,)``; NaN takes no part.
+        labels: ``(n,)``, 1 or 0; other values (unknown, soft) take no part.
+
+    Returns:
+        Half-way between two neighbouring scores, rounded to float32; the lowest such threshold among equals; .5 with
+        one class only, or where no threshold is better than chance.
+
+    Reference:
+        Youden, "Index for rating diagnostic tests", Cancer 1950.
+
+    Example:
+        >>> decision_threshold(np.array([0.125, 0.25, 0.75, 0.875]), np.array([0, 0, 1, 1]))
+        0.5
+        >>> decision_threshold(np.array([0.2, 0.3]), np.array([1, 1]))
+        0.5
+    """
+    scores, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=float)
+    known = ((truth == 0) | (truth == 1)) & ~np.isnan(scores)
+    levels, group = np.unique(scores[known], return_inverse=True)
+    positives = np.bincount(group, truth[known] == 1, len(levels))
+    negatives = np.bincount(group, truth[known] == 0, len(levels))
+    if len(levels) < 2 or not positives.sum() or not negatives.sum():
+        return DEFAULT
+    # whole numbers until the end, so that equal values of J are equal: J * P * N for "reaches level i", i = 1 ...
+    below_positive, below_negative = positives.cumsum()[:-1], negatives.cumsum()[:-1]
+    gain = below_negative * positives.sum() - below_positive * negatives.sum()
+    best = int(gain.argmax())
+    return _between(levels[best], levels[best + 1]) if gain[best] > 0 else DEFAULT
+
+
+def _between(low: float, high: float) -> float:
+    """The middle, in float32, but never so close to ``low`` that ``low`` reaches it."""
+    middle = float(np.float32((low + high) / 2))
+    return middle if low < middle <= high else float(high)
+
+
+def _best(mean: np.ndarray, images: int) -> Fit | None:
+    if not images:
+        return None
+    start, stop = _longest_run(mean == mean.max())
+    middle = (start + stop - 1) // 2
+    return Fit(float(THRESHOLDS[middle]), float(mean[middle]), images)
+
+
+def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """Half-open ends of the longest run of True, the first of equals."""
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
+    starts, stops = edges[::2], edges[1::2]
+    longest = int((stops - starts).argmax())
+    return int(starts[longest]), int(stops[longest])

@@ -1,0 +1,272 @@
+"""Train a classifier with Lightning: best weights by validation loss, resumable to the bit on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lesioncam.config import RunConfig
+from lesioncam.data.cache import ImageCache
+from lesioncam.data.dataset import ImageSet, make_loader
+from lesioncam.data.table import Table
+from lesioncam.errors import RunError
+from lesioncam.files import RunFolder
+from lesioncam.functional.losses import positive_weights
+from lesioncam.models.classifier import Classifier, build_classifier
+
+__all__ = ["Fitted", "Plan", "fit", "plan"]
+
+logger = logging.getLogger(__name__)
+
+_QUIET = (
+    "The '.*' does not have many workers",  # images lie decoded in memory; more processes would only copy them
+    "The number of training batches .* is smaller than the logging interval",  # we log per epoch
+    "Checkpoint directory .* exists and is not empty",  # that is what resuming is
+    "You're resuming from a checkpoint that ended before the epoch ended",  # ours are written at the end of epochs
+    "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch.utils._pytree
+    "Detected call of `lr_scheduler.step.. before `optimizer.step..`",  # Lightning restores the schedule before the optimiser
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network and the record of how it came about."""
+
+    network: Classifier
+    best_epoch: int
+    epochs: int
+    seconds: float
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would take on this machine: measured on a few steps, not guessed."""
+
+    images: dict[str, int]
+    parameters: int
+    steps: int
+    seconds: float
+    memory_gb: float
+    disk_gb: float
+
+    def text(self) -> str:
+        """For people."""
+        counts = ", ".join(f"{n} {name}" for name, n in self.images.items())
+        return (
+            f"images: {counts}\nnetwork: {self.parameters:,} parameters, {self.steps:,} steps\n"
+            f"time: at most {self.seconds / 60:.1f} min of training on this machine (early stopping may end it sooner)\n"
+            f"memory: about {self.memory_gb:.1f} GB   disk: about {self.disk_gb:.2f} GB"
+        )
+
+
+def fit(
+    table: Table,
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    own_pool: Callable[..., Tensor] | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Train on the table's train rows, choose the best epoch on its val rows.
+
+    Args:
+        table: checked and split.
+        config: all options.
+        folder: where checkpoints and curves go (its ``log``).
+        resume: go on from ``log/last.ckpt`` where there is one.
+        own_pool: the user's pooling, where the configuration names one.
+        progress: show a bar with the time left.
+
+    Returns:
+        The network with the weights of the best epoch; after Ctrl-C, of the best so far.
+
+    Raises:
+        RunError: if it was interrupted before the first epoch ended.
+        LesioncamError: for an image that cannot be read.
+    """
+    import lightning as L
+
+    from lesioncam.training.modules import ClassifierModule
+
+    started = time.monotonic()
+    with _threads(config.threads), _calm():
+        train, val = _sets(table, config)
+        network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none" if resume else None)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = positive_weights(torch.from_numpy(_labels(table.split("train"), config)))
+        batches = len(make_loader(train, config.batch, shuffle=True))
+        steps = config.epochs * batches
+        module = ClassifierModule(
+            network, config, weights if config.class_weights else torch.ones_like(weights), max(steps, 2)
+        )
+        watch, best = _callbacks(config, folder, progress=progress)
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=1,
+            precision=cast("Any", _precision(config.precision)),
+            max_epochs=config.epochs,
+            callbacks=watch,
+            logger=_loggers(config, folder),
+            default_root_dir=folder.log,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=max(1, batches),
+        )
+        last = folder.log / "last.ckpt"
+        go_on = str(last) if resume and last.is_file() else None
+        interrupted = _train(trainer, module, train, val, config, go_on)
+    chosen = Path(best.best_model_path) if best.best_model_path else folder.log / "best.ckpt"
+    if not chosen.is_file():
+        raise RunError("training was interrupted before the first epoch ended; nothing to keep. Start again with --overwrite.")
+    epoch = _restore(module, chosen)
+    return Fitted(module.network, epoch, trainer.current_epoch, time.monotonic() - started, interrupted)
+
+
+def plan(table: Table, config: RunConfig, *, own_pool: Callable[..., Tensor] | None = None) -> Plan:
+    """Measure a few steps on made-up images of the right size and multiply; nothing is read or written."""
+    import psutil
+
+    from lesioncam.functional.losses import bce_loss
+
+    counts = {name: len(table.split(name)) for name in ("train", "val", "test")}
+    with _threads(config.threads), torch.random.fork_rng(devices=[]):
+        network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none")
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shape = (config.batch, config.preprocess.channels, config.preprocess.size, config.preprocess.size)
+        images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        times = []
+        for _ in range(3):
+            begun = time.monotonic()
+            bce_loss(network(images).logits, torch.zeros(shape[0], len(table.classes))).backward()
+            times.append(time.monotonic() - begun)
+    steps = -(-counts["train"] // config.batch)
+    seconds = min(times) * (steps + 0.4 * counts["val"] / config.batch) * config.epochs
+    per_image = 2.0 * np.prod(shape[1:])
+    cached = min(config.cache_gb, (counts["train"] + counts["val"]) * per_image / 2**30)
+    used = psutil.Process().memory_info().rss / 2**30
+    parameters = sum(p.numel() for p in network.parameters())
+    disk = (parameters * 4 * 7 + sum(counts.values()) * 50_000) / 2**30 + (cached if config.cache else 0.0)
+    return Plan(counts, parameters, steps * config.epochs, seconds, used + cached, disk)
+
+
+def _labels(part: Table, config: RunConfig) -> np.ndarray:
+    return part.labels(uncertain=config.table.uncertain, blank=config.table.blank)
+
+
+def _sets(table: Table, config: RunConfig) -> tuple[ImageSet, ImageSet]:
+    cache = ImageCache(config.preprocess, config.cache, config.cache_gb)
+    train, val = table.split("train"), table.split("val")
+    _warm_up(cache, [*train.frame["image"], *val.frame["image"]])
+    return (
+        ImageSet(list(train.frame["image"]), _labels(train, config), cache, seed=config.seed, augment=config.augment),
+        ImageSet(list(val.frame["image"]), _labels(val, config), cache),
+    )
+
+
+def _warm_up(cache: ImageCache, images: list[str]) -> None:
+    """Decode what fits, on all cores: the first epoch then runs like the others."""
+    logger.info("Reading %d images.", len(images))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(images), 256):
+            if cache.full:
+                logger.info("The cache is full after %d images; the rest are decoded each time they are needed.", start)
+                return
+            list(pool.map(cache.get, images[start : start + 256]))
+
+
+def _callbacks(config: RunConfig, folder: RunFolder, *, progress: bool) -> tuple[list[Any], Any]:
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+
+    from lesioncam.training.modules import LearningCurves
+
+    keep: dict[str, Any] = {"dirpath": folder.log, "save_top_k": 1, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor="val_loss", save_weights_only=True, **keep)
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **keep)
+    watch: list[Any] = [LearningCurves(folder.history), best]
+    if config.patience:
+        watch.append(EarlyStopping("val_loss", patience=config.patience))
+    if progress:
+        watch.append(TQDMProgressBar())
+    return [*watch, last], best
+
+
+def _loggers(config: RunConfig, folder: RunFolder) -> Any:
+    if not config.tensorboard:
+        return False
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder.log, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise RunError("TensorBoard is not installed; pip install 'lesioncam[tensorboard]', or leave --tensorboard out.") from error
+
+
+def _train(trainer: Any, module: Any, train: ImageSet, val: ImageSet, config: RunConfig, go_on: str | None) -> bool:
+    """Run; True if the user interrupted it."""
+    try:
+        trainer.fit(
+            module,
+            make_loader(train, config.batch, seed=config.seed, shuffle=True),
+            make_loader(val, 2 * config.batch, shuffle=False),
+            ckpt_path=go_on,
+            weights_only=True if go_on else None,
+        )
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
+        return True
+    return bool(trainer.interrupted)
+
+
+def _restore(module: Any, checkpoint: Path) -> int:
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(kept["state_dict"])
+    module.network.to("cpu").eval()
+    return int(kept["epoch"])
+
+
+def _precision(name: Literal["auto", "fp32", "bf16"]) -> str:
+    if name == "auto":
+        name = "bf16" if torch.cuda.is_available() else "fp32"
+    return {"fp32": "32-true", "bf16": "bf16-mixed"}[name]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Lightning's advice that does not apply here, silenced by exact message; everything else still speaks."""
+    chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [log.level for log in chatty]
+    for log in chatty:
+        log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _QUIET:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for log, level in zip(chatty, levels, strict=True):
+                log.setLevel(level)

@@ -1,0 +1,183 @@
+"""Thresholds: the search equals brute force exactly, ends included, and ties end in the middle."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lesioncam.errors import GeometryError
+from lesioncam.segmentation.mask import binarise
+from lesioncam.segmentation.threshold import (
+    THRESHOLDS,
+    DiceSearch,
+    decision_threshold,
+    fitted_thresholds,
+)
+
+NAN = math.nan
+
+
+def search(*images):
+    found = DiceSearch(1)
+    for probability, truth in images:
+        found.add(0, probability, truth)
+    return found.best()[0]
+
+
+def slow_dice(probability, truth, t):
+    mask = probability >= t
+    return 2 * int((mask & truth).sum()) / (int(mask.sum()) + int(truth.sum()))
+
+
+def test_thresholds_span_the_logits_and_hold_one_half():
+    assert len(THRESHOLDS) == 481
+    assert (np.diff(THRESHOLDS) > 0).all()
+    assert THRESHOLDS[240] == 0.5
+    np.testing.assert_allclose(np.log(THRESHOLDS / (1 - THRESHOLDS))[[0, 481 // 4, -1]], [-12, -6, 12], atol=0.01)
+
+
+def test_single_and_double_precision_agree_on_every_threshold():
+    scores = THRESHOLDS.astype(np.float32)
+    for t in THRESHOLDS:
+        np.testing.assert_array_equal(scores >= t, THRESHOLDS >= t)
+        np.testing.assert_array_equal(binarise(scores, t), THRESHOLDS >= t)
+
+
+def test_best_equals_brute_force_exactly():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        images = []
+        for _ in range(5):
+            logits = rng.normal(0, 4, size=(6, 9)).astype(np.float32)
+            truth = logits + rng.normal(0, 2, size=(6, 9)) > rng.normal(2, 2)
+            truth[0, 0] = True
+            images.append((1 / (1 + np.exp(-logits)), truth))
+        mean = [sum(slow_dice(p.astype(np.float64), t, x) for p, t in images) / len(images) for x in THRESHOLDS]
+        fit = search(*images)
+        assert fit.dice == max(mean)
+        assert mean[THRESHOLDS.tolist().index(fit.value)] == max(mean)
+        assert fit.images == 5
+
+
+@pytest.mark.parametrize(("hot", "cold", "place"), [(1.0, 0.9999937, 480), (6.2e-6, 6.1e-6, 0)])
+def test_the_best_threshold_may_be_the_first_or_the_last(hot, cold, place):
+    probability = np.array([hot, hot, cold])
+    truth = np.array([True, True, False])
+    if place == 0:
+        probability, truth = np.array([6.2e-6, 6.2e-6, 6.2e-6]), np.array([True, True, True])
+        assert THRESHOLDS[0] < 6.2e-6 < THRESHOLDS[1]
+    fit = search((probability, truth))
+    assert fit.value == THRESHOLDS[place]
+    assert fit.dice == 1
+
+
+def test_equals_end_in_the_middle_of_the_plateau():
+    fit = search((np.array([0.1, 0.1, 0.9]), np.array([False, False, True])))
+    best = np.flatnonzero((THRESHOLDS > 0.1) & (THRESHOLDS <= 0.9))
+    assert fit.value == THRESHOLDS[(best[0] + best[-1]) // 2] == 0.5
+
+
+def test_of_two_plateaus_the_longer_one_counts():
+    """Dice 2/3 both for "nearly all" and for "only the hottest": the middle must not fall between them."""
+    probability = np.array([0.2, 0.2, 0.3, 0.9, 0.1])
+    truth = np.array([True, False, False, True, False])
+    values = np.array([slow_dice(probability, truth, t) for t in THRESHOLDS])
+    fit = search((probability, truth))
+    assert fit.dice == values.max()
+    assert 0.3 < fit.value <= 0.9
+
+
+def test_a_missed_lesion_counts_and_a_healthy_image_does_not():
+    good = np.array([0.9, 0.1]), np.array([True, False])
+    cold = np.array([1e-9, 1e-9]), np.array([True, False])
+    healthy = np.array([0.9, 0.9]), np.array([False, False])
+    assert search(good, cold).dice == 0.5
+    assert search(good, cold, healthy) == search(good, cold)
+    assert search(good, cold).images == 2
+
+
+def test_each_class_has_its_own_threshold_and_none_without_masks():
+    found = DiceSearch(3)
+    found.add(0, np.array([0.9, 0.6]), np.array([True, False]))
+    found.add(2, np.array([0.09, 0.06]), np.array([True, False]))
+    found.add(1, np.array([0.9, 0.6]), np.array([False, False]))
+    first, nothing, last = found.best()
+    assert nothing is None
+    assert 0.6 < first.value <= 0.9
+    assert 0.06 < last.value <= 0.09
+    thresholds = fitted_thresholds(found.best(), ["a", "b"])
+    assert [t.source for t in thresholds] == ["val", "default", "val"]
+    assert [t.value for t in thresholds] == [first.value, 0.5, last.value]
+    assert [t.tuned_on for t in thresholds] == [{"a", "b"}, set(), {"a", "b"}]
+
+
+def test_flat_maps_and_nan_maps_have_a_threshold_too():
+    truth = np.array([True, False, False])
+    flat = search((np.full(3, 0.3), truth))
+    assert (flat.value <= 0.3, flat.dice) == (True, 0.5)  # everything: 2 / (3 + 1)
+    assert search((np.full(3, NAN), truth)).dice == 0
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(GeometryError):
+        DiceSearch(1).add(0, np.zeros((3, 4)), np.zeros((4, 3), bool))
+
+
+# ---- decision threshold ------------------------------------------------------------------------------------------
+
+
+def youden(scores, labels, t):
+    positive = scores >= t
+    return positive[labels == 1].mean() + (~positive)[labels == 0].mean() - 1
+
+
+def test_half_way_between_neighbours():
+    scores, labels = np.array([0.1, 0.2, 0.4, 0.9]), np.array([0, 0, 1, 1])
+    assert decision_threshold(scores, labels) == pytest.approx(0.3)
+
+
+def test_equals_brute_force():
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        n = int(rng.integers(2, 30))
+        labels = rng.integers(0, 2, size=n)
+        labels[:2] = 0, 1
+        scores = (rng.integers(0, 12, size=n) / 13 + labels * rng.random() * 0.3).clip(0, 1)
+        levels = np.unique(scores)
+        middles = (levels[1:] + levels[:-1]) / 2
+        gains = [youden(scores, labels, t) for t in middles]
+        found = decision_threshold(scores, labels)
+        if not gains or max(gains) <= 1e-12:
+            assert found == 0.5
+            continue
+        lowest = next(t for t, gain in zip(middles, gains, strict=True) if gain >= max(gains) - 1e-12)
+        assert found == pytest.approx(lowest, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        ([0.1, 0.2], [1, 1]),
+        ([0.1, 0.2], [0, 0]),
+        ([], []),
+        ([NAN, 0.2], [1, 0]),
+        ([0.2, 0.2], [0, 1]),
+        ([0.9, 0.1], [0, 1]),
+    ],
+)
+def test_nothing_to_choose_from_is_one_half(scores, labels):
+    assert decision_threshold(np.array(scores), np.array(labels)) == 0.5
+
+
+def test_unknown_rows_take_no_part():
+    scores, labels = np.array([0.1, 0.4, 0.2, 0.3, NAN]), np.array([0, 1, NAN, 0.5, 1])
+    assert decision_threshold(scores, labels) == pytest.approx(0.25)
+
+
+def test_neighbouring_floats_stay_apart():
+    """Between two adjacent float32 there is no third: the upper one must be taken, or the lower is called positive."""
+    for low in np.float32([0.1, 0.3, 0.7]):
+        high = np.nextafter(low, np.float32(1))
+        value = decision_threshold(np.array([low, high]), np.array([0, 1]))
+        assert (low >= value, high >= value) == (False, True)
+        assert (float(low) >= value, float(high) >= value) == (False, True)
