@@ -201,7 +201,7 @@ class RunConfig(Config):
     class_weights: bool = True
     """Weigh positives of each class by the whole training set's negatives over positives (capped at 10)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where a GPU is found, otherwise fp32."""
+    """auto: bf16 where the hardware multiplies it (GPUs, recent CPUs), otherwise fp32."""
     seed: NonNegativeInt = 0
     """Of weights, order, augmentation, split and intervals."""
     threads: NonNegativeInt = 0

@@ -166,7 +166,7 @@ def test_mean_of_nothing_is_nan_without_a_warning():
 
 def test_interval_holds_the_level_and_leaves_undefined_draws_out():
     draws = np.append(np.arange(1001.0), [NAN] * 500)
-    assert interval(draws) == (25.0, 975.0)
+    assert interval(draws) == pytest.approx((25.0, 975.0))
     assert np.isnan(interval(np.array([NAN]))).all()
     assert np.isnan(interval(np.zeros(0))).all()
 

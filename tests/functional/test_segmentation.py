@@ -1,4 +1,4 @@
-"""Masks: counts a reader can follow on his fingers, and a threshold search that equals the slow loop to the last bit."""
+"""Masks: counts a reader can check, and a threshold search that equals the slow loop to the last bit."""
 
 import math
 

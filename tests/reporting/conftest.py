@@ -26,7 +26,7 @@ class Made:
     healthy: bool = True
     undefined: tuple[str, ...] = ()
     name: str = "P0031/slice_{:02d}.png"
-    size: tuple[int, int] = (48, 64)
+    size: tuple[int, int] = (24, 32)
     images: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None
     summary: tuple[tuple[str, object], ...] = ()
 
@@ -104,13 +104,14 @@ def write_gallery(made: Made, folder: Path) -> list[dict[str, object]]:
         lines.append({"image": name, "class": label, "group": group, "reason": reason, "file": file})
         for c, other in enumerate(made.classes):
             score = float(maps[c].max())
+            own = sick and other == label
             cases.append({
-                "image": name, "patient": "digest-5f3a", "split": folder.name, "class": other, "method": "cam", "state": int(sick and other == label),
-                "label": float(sick and other == label), "logit": 0.0, "probability": score, "decision_threshold": 0.5,
-                "positive": score >= 0.5, "healthy": not sick, "map_threshold": 0.4, "map_source": "val",
-                "map_p99": score, "map_max": score, "area": int(masks[c].sum()), "boxes": json.dumps(box_of(masks[c])),
-                "has_mask": made.masks and sick and other == label, "truth_area": int(truth.sum()) if other == label else 0,
-                "dice": float(overlap) if made.masks and sick and other == label else NAN,
+                "image": name, "patient": "digest-5f3a", "split": folder.name, "class": other, "method": "cam",
+                "state": int(own), "label": float(own), "logit": 0.0, "probability": score, "decision_threshold": 0.5,
+                "positive": int(score >= 0.5), "healthy": int(not sick), "map_threshold": 0.4,
+                "map_source": "val" if made.masks else "default", "map_p99": score, "map_max": score,
+                "area": int(masks[c].sum()), "boxes": json.dumps(box_of(masks[c])), "has_mask": int(made.masks and own),
+                "truth_area": int(truth.sum()) if own else 0, "dice": float(overlap) if made.masks and own else NAN,
                 "iou": NAN, "sensitivity": NAN, "specificity": NAN, "pointing": NAN, "truth_boxes": 0, "boxes_hit": 0,
                 "false_alarm": NAN,
             })  # fmt: skip
@@ -159,9 +160,11 @@ def write_summary(made: Made, folder: Path) -> None:
     source = "val" if made.masks else "default"
     healthy = 20 if made.healthy else 0
     summary = {
-        "split": folder.name, "method": "cam", "classes": list(made.classes), "negative": ["healthy"], "exclusive": True,
-        "images": 50, "patients": 17, "healthy_images": healthy, "images_with_masks": 41 if made.masks else 0,
-        "images_by_split": {"train": 200, "val": 50, "test": 50}, "patients_by_split": {"train": 61, "val": 17, "test": 18},
+        "split": folder.name, "method": "cam", "classes": list(made.classes), "negative": ["healthy"],
+        "exclusive": True, "images": 50, "patients": 17, "healthy_images": healthy,
+        "images_with_masks": 41 if made.masks else 0,
+        "images_by_split": {"train": 200, "val": 50, "test": 50},
+        "patients_by_split": {"train": 61, "val": 17, "test": 18},
         "label_counts": {c: {"positive": 90, "negative": 200, "uncertain": 4, "unknown": 6} for c in made.classes},
         "patient_rule": "column patient", "thresholds": {c: {"value": 0.4, "source": source} for c in made.classes},
         "threshold_patients": 17, "seed": 0, "draws": 1000, "test_opened": 0, "configurations": 0, "leaks": [],
@@ -201,3 +204,10 @@ def write_run(root: Path, made: Made) -> Path:
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """``make_run(masks=False, ...)`` writes a run folder and returns it."""
     return lambda **options: write_run(tmp_path / options.pop("folder", "run"), Made(**options))
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with masks, two classes and healthy images, evaluated on val and test; not to be changed."""
+    summary = (("test_opened", 2), ("configurations", 1))
+    return write_run(tmp_path_factory.mktemp("plain"), Made(splits=("val", "test"), summary=summary))

@@ -38,9 +38,10 @@ def test_thresholds_span_the_logits_and_hold_one_half():
 
 def test_single_and_double_precision_agree_on_every_threshold():
     scores = THRESHOLDS.astype(np.float32)
-    for t in THRESHOLDS:
-        np.testing.assert_array_equal(scores >= t, THRESHOLDS >= t)
-        np.testing.assert_array_equal(binarise(scores, t), THRESHOLDS >= t)
+    for i, t in enumerate(THRESHOLDS):
+        expected = np.arange(481) >= i
+        np.testing.assert_array_equal(scores >= float(t), expected)
+        np.testing.assert_array_equal(binarise(scores, t), expected)
 
 
 def test_best_equals_brute_force_exactly():
@@ -59,16 +60,13 @@ def test_best_equals_brute_force_exactly():
         assert fit.images == 5
 
 
-@pytest.mark.parametrize(("hot", "cold", "place"), [(1.0, 0.9999937, 480), (6.2e-6, 6.1e-6, 0)])
-def test_the_best_threshold_may_be_the_first_or_the_last(hot, cold, place):
-    probability = np.array([hot, hot, cold])
-    truth = np.array([True, True, False])
-    if place == 0:
-        probability, truth = np.array([6.2e-6, 6.2e-6, 6.2e-6]), np.array([True, True, True])
-        assert THRESHOLDS[0] < 6.2e-6 < THRESHOLDS[1]
-    fit = search((probability, truth))
-    assert fit.value == THRESHOLDS[place]
-    assert fit.dice == 1
+@pytest.mark.parametrize(
+    ("probability", "truth", "place"),
+    [([6.2e-6, 6.2e-6, 1e-7], [1, 1, 0], 0), ([1.0, 1.0, 0.9999937], [1, 1, 0], 480)],
+)
+def test_the_best_threshold_may_be_the_first_or_the_last(probability, truth, place):
+    fit = search((np.array(probability), np.array(truth, bool)))
+    assert (fit.value, fit.dice) == (THRESHOLDS[place], 1)
 
 
 def test_equals_end_in_the_middle_of_the_plateau():
@@ -78,13 +76,14 @@ def test_equals_end_in_the_middle_of_the_plateau():
 
 
 def test_of_two_plateaus_the_longer_one_counts():
-    """Dice 2/3 both for "nearly all" and for "only the hottest": the middle must not fall between them."""
-    probability = np.array([0.2, 0.2, 0.3, 0.9, 0.1])
-    truth = np.array([True, False, False, True, False])
-    values = np.array([slow_dice(probability, truth, t) for t in THRESHOLDS])
+    """Dice 2/3 for all four pixels (up to logit -6) and for the hottest alone (3 to 10), less in between."""
+    probability = 1 / (1 + np.exp(-np.array([10.0, 3.0, 2.9, -6.0])))
+    truth = np.array([True, False, False, True])
+    assert slow_dice(probability, truth, 1e-5) == slow_dice(probability, truth, 0.99) == 2 / 3
+    assert slow_dice(probability, truth, 0.5) == 2 / 5
     fit = search((probability, truth))
-    assert fit.dice == values.max()
-    assert 0.3 < fit.value <= 0.9
+    assert fit.dice == 2 / 3
+    assert np.log(fit.value / (1 - fit.value)) == pytest.approx(6.5, abs=0.06)
 
 
 def test_a_missed_lesion_counts_and_a_healthy_image_does_not():

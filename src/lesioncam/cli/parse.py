@@ -98,27 +98,22 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
-def parse(default: type[T] | T, verb: str, words: Sequence[str]) -> T:
+def parse(kind: type[T], verb: str, words: Sequence[str], default: T | None = None) -> T:
     """Parse the words of one verb.
 
     Args:
-        default: the verb's dataclass, or an instance whose values are the defaults.
+        kind: the verb's dataclass.
         verb: for the help.
         words: after the verb.
+        default: an instance whose values are the defaults.
 
     Raises:
         SystemExit: for help (0) or a slip (2), printed by the parser.
         OptionError: for a value a choice cannot have.
     """
-    kind: type[T] = default if isinstance(default, type) else type(default)
     with _registry():
-        return tyro.cli(
-            kind,
-            prog=f"lesioncam {verb}",
-            args=list(words),
-            default=tyro.MISSING if isinstance(default, type) else default,  # type: ignore[arg-type]
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)[:1],
-        )
+        given: dict[str, Any] = {} if default is None else {"default": default}
+        return tyro.cli(kind, prog=f"lesioncam {verb}", args=list(words), **given)
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, str]) -> RunConfig:

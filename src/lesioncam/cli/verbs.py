@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from lesioncam.cli.parse import Pairs, parse
 from lesioncam.config import RunConfig, TableConfig
+
+if TYPE_CHECKING:
+    from lesioncam.pipeline.steps import Run
 
 __all__ = ["check", "demo", "evaluate", "index", "predict", "report", "run", "split", "train"]
 
@@ -162,7 +165,7 @@ def train(words: Sequence[str]) -> int:
 
 
 def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
-    args = parse(_with_recipe(words), verb, words)
+    args = parse(RunArgs, verb, words, default=_with_recipe(words))
     _log()
     from lesioncam.cli.parse import with_settings
     from lesioncam.pipeline import steps
@@ -250,10 +253,9 @@ def predict(words: Sequence[str]) -> int:
     """`lesioncam predict`."""
     args = parse(PredictArgs, "predict", words)
     _log()
-    from lesioncam.data.io import list_images
     from lesioncam.pipeline import steps
 
-    inputs = [image for given in args.inputs for image in list_images(given)]
+    inputs = [image for given in args.inputs for image in _images(given)]
     results = steps.predict(
         args.run,
         inputs,
@@ -285,6 +287,20 @@ def _with_recipe(words: Sequence[str]) -> RunArgs:
     return RunArgs()
 
 
+def _images(given: str) -> list[str]:
+    """A file as it is; of a folder, every image in it."""
+    from lesioncam.data.io import IMAGE_SUFFIXES
+    from lesioncam.errors import OptionError
+
+    folder = Path(given)
+    if not folder.is_dir():
+        return [given]
+    found = sorted(str(path) for path in folder.iterdir() if path.name.lower().endswith(tuple(IMAGE_SUFFIXES)))
+    if not found:
+        raise OptionError(f"{given} holds no image; readable are {', '.join(IMAGE_SUFFIXES)}.")
+    return found
+
+
 def _needed(table: Path | None) -> Path:
     from lesioncam.errors import OptionError
 
@@ -307,12 +323,10 @@ def _threshold(text: str) -> str | float:
     return value
 
 
-def _numbers(done: object, split: str) -> str:
+def _numbers(done: Run, split: str) -> str:
     """The headline numbers, each beside its best control."""
-    from lesioncam.evaluation.summary import headline
-    from lesioncam.pipeline.steps import Run
+    from lesioncam.cli.text import headline
 
-    assert isinstance(done, Run)
     return headline(done.metrics(split), split)
 
 

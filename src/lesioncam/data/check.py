@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import batched, chain, groupby
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ _WARNINGS = frozenset(
 )
 """Kinds that a run can live with; every other kind makes training or evaluation meaningless and stops it."""
 
-_HEALTHY = ("no ", "no_", "no-", "non", "normal", "healthy", "negative", "control", "benign_none")
+_HEALTHY = re.compile(r"(no|non|without)[ _-]|normal|healthy|negative|control|none$", re.IGNORECASE)
 _SHOWN = 20
 
 
@@ -48,7 +49,8 @@ class CheckReport:
         source: name of the table.
         problems: stop a run.
         warnings: do not stop a run.
-        counts: columns ``split`` ("all" first), ``class``, ``positive``, ``negative``, ``uncertain``, ``unknown``; images.
+        counts: images, in the columns ``split`` ("all" first), ``class``, ``positive``, ``negative``, ``uncertain``,
+            ``unknown``.
         sizes: images per ``(H, W)``; empty when files were not opened.
         depths: images per bit depth, ``uint8 grey``; empty when files were not opened.
         images: rows of the table.
@@ -127,7 +129,7 @@ def check_table(
         >>> frame = frame.assign(patient=["p", "q", "r", "r"])
         >>> table = Table(frame, ("mass",), np.float32([[1], [1], [1], [1]]), patient_rule="column patient")
         >>> check_table(table, files=False).problems[0].message
-        "table: all 4 labelled images are positive for 'mass', so there is nothing to tell it from. Add images without it."
+        "table: all 4 labelled images are positive for 'mass'; there is nothing to tell it from. Add images without it."
     """
     found = [*table.problems, *_duplicates(table), *_leaks(table), *_patients(table), *_splits(table)]
     found += _classes(table, table.labels(uncertain, blank))
@@ -140,10 +142,10 @@ def check_table(
             depths[info.depth] += 1
     found.sort(key=lambda problem: problem.row or 0)
     warnings = tuple(problem for problem in found if _is_warning(problem, table))
-    problems = tuple(problem for problem in found if not _is_warning(problem, table))
+    stops = tuple(problem for problem in found if not _is_warning(problem, table))
     known = table.patient_rule not in {"", "none"}
     patients = int(table.frame["patient"].nunique()) if known else None
-    return CheckReport(table.source, problems, warnings, _label_counts(table), sizes, depths, len(table), patients)
+    return CheckReport(table.source, stops, warnings, _label_counts(table), sizes, depths, len(table), patients)
 
 
 def require(report: CheckReport) -> None:
@@ -206,17 +208,16 @@ def _leaks(table: Table) -> Iterator[Problem]:
 
 
 def _patients(table: Table) -> Iterator[Problem]:
-    rule, source, whole = table.patient_rule, table.source, bool(table.frame["split"].notna().all())
+    rule, source = table.patient_rule, table.source
+    whole = bool(table.frame["split"].notna().all())
     if rule == "" and not whole:
         text = (
-            "has neither a patient column nor a split for every row, so a split could put a patient on both sides. Name "
+            "has neither a patient column nor a split for every row; a split could tear patients apart. Name "
             r"the column (--columns patient=YOUR_NAME), or use --patient-from '(P\d+)_', blocks:20 or none."
         )
         yield Problem(None, "no patient rule", f"{source} {text}")
     elif rule in {"", "none"}:
-        text = (
-            "no patients are known: leaks between splits cannot be seen, and intervals treat every image as a patient."
-        )
+        text = "no patients are known; leaks between splits stay unseen, and intervals take images for patients."
         yield Problem(None, "patients unknown", f"{source}: {text}")
     count = int(table.frame["patient"].nunique()) if rule not in {"", "none"} else len(table)
     noun = "patient" if rule not in {"", "none"} else "image"
@@ -258,7 +259,7 @@ def _classes(table: Table, labels: np.ndarray) -> Iterator[Problem]:
             if text:
                 kind = "one class only" if part == "train" else "class missing in a split"
                 yield Problem(None, kind, f"{table.source}, split {part!r}: {text}")
-        if name.lower().startswith(_HEALTHY):
+        if _HEALTHY.match(name):
             text = f"class {name!r} sounds like 'no lesion'; if so, say --negative {name!r}."
             yield Problem(None, "looks like no lesion", f"{table.source}: {text}")
     yield from _slips(table)
@@ -267,10 +268,10 @@ def _classes(table: Table, labels: np.ndarray) -> Iterator[Problem]:
 def _one_sided(name: str, column: np.ndarray) -> str:
     known = column[~np.isnan(column)]
     if not (known > 0).any():
-        return f"no image is positive for {name!r}, so there is nothing to learn. Add some, or leave the class out."
+        return f"no image is positive for {name!r}; there is nothing to learn. Add some, or leave the class out."
     if not (known < 1).any():
         return (
-            f"all {len(known)} labelled images are positive for {name!r}, so there is nothing to tell it from. "
+            f"all {len(known)} labelled images are positive for {name!r}; there is nothing to tell it from. "
             "Add images without it."
         )
     return ""
@@ -307,9 +308,10 @@ def _label_counts(table: Table) -> pd.DataFrame:
 def _inspect_files(table: Table) -> Iterator[tuple[ImageInfo | None, list[Problem]]]:
     """Every image with its masks, a few at a time, so that memory stays flat."""
     look = _Look(table.source, table.classes)
+    records = [record for record in table.records() if record.image]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        parts = batched((record for record in table.records() if record.image), 256)
-        yield from chain.from_iterable(pool.map(look.at, part) for part in parts)
+        for start in range(0, len(records), 256):
+            yield from pool.map(look.at, records[start : start + 256])
 
 
 @dataclass(frozen=True)

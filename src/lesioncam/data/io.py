@@ -125,6 +125,8 @@ def read_image(path: str | Path) -> np.ndarray:
         if _IDX_NAME.search(file.name):
             pages = _read_idx(file)
             return _keep(pages[_pick(file, index, len(pages))])
+        if _is_tiff(file):
+            return _read_tiff(file, index)
         with _open(file, index) as image:
             return _read_pillow(file, image)
 
@@ -154,8 +156,10 @@ def image_info(path: str | Path) -> ImageInfo:
             dtype, (n, *shape) = _idx_header(file)
             _pick(file, index, n)
             return ImageInfo((shape[0], shape[1]), shape[2] if len(shape) == 3 else 1, _kept_name(np.dtype(dtype)))
+        if _is_tiff(file):
+            return _tiff_info(file, index)
         with _open(file, index) as image:
-            return _pillow_info(file, image)
+            return _pillow_info(image)
 
 
 def read_mask(paths: str | Path | Sequence[str | Path], size: Sequence[int]) -> np.ndarray:
@@ -231,9 +235,7 @@ def validate_image(image: np.ndarray, path: str | Path) -> None:
     low, high = image.min(), image.max()
     if low == high:
         value = f"{float(low):g}"
-        raise ImageError(
-            f"{path} is constant (every pixel is {value}): it shows nothing. Replace it or drop its row."
-        )
+        raise ImageError(f"{path} is constant (every pixel is {value}): it shows nothing. Replace it or drop its row.")
 
 
 # ---- errors and small parts --------------------------------------------------------------------------------------
@@ -287,7 +289,8 @@ def _pick(path: Path, index: int | None, count: int) -> int:
     if index is None:
         raise ImageError(f"{path} holds {count} images; say which one: {path.name}#0 to {path.name}#{count - 1}.")
     if index >= count:
-        raise ImageError(f"{path} has no image {index}; it holds {count}, {path.name}#0 to {path.name}#{count - 1}.")
+        there = "one only, #0" if count == 1 else f"{count}, #0 to #{count - 1}"
+        raise ImageError(f"{path} has no image #{index}; it holds {there}.")
     return index
 
 
@@ -295,39 +298,25 @@ def _expect_single(path: Path, index: int | None) -> None:
     _pick(path, index, 1)
 
 
-# ---- Pillow and tifffile -----------------------------------------------------------------------------------------
+# ---- what Pillow reads -------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _open(path: Path, index: int | None) -> Iterator[Image.Image]:
-    """A file opened by Pillow (header only) at the page that was asked for."""
+    """A file opened by Pillow, header only, at the page that was asked for."""
     from PIL import Image
 
     with Image.open(path, formats=_PILLOW) as image:
-        count = int(getattr(image, "n_frames", 1))
-        if count > 1:
-            image.seek(0 if index is None and _thumbnails_only(image, count) else _pick(path, index, count))
+        if image.format == "TIFF":
+            image.seek(index or 0)
         else:
-            _pick(path, index, count)
+            _pick(path, index, 1)
         yield image
 
 
-def _thumbnails_only(image: Any, count: int) -> bool:
-    """Whether all pages but the first are reduced copies (TIFF tag 254, bit 0)."""
-    if image.format != "TIFF":
-        return True
-    for page in range(1, count):
-        image.seek(page)
-        if not int(image.tag_v2.get(254, 0)) & 1:
-            return False
-    return True
-
-
 def _read_pillow(path: Path, image: Image.Image) -> np.ndarray:
-    if image.format == "TIFF" and _deep_tiff(image):
-        return _read_tifffile(path, image)
-    if _raw_mode(image).endswith(";16B") and image.mode in {"RGB", "RGBA"}:
-        return _read_png16(path)
+    if _is_deep_png(image):
+        return _read_png16(path, _raw_mode(image))
     _refuse_deep_ppm(path, image)
     if image.format == "JPEG":
         from PIL import ImageOps
@@ -336,35 +325,19 @@ def _read_pillow(path: Path, image: Image.Image) -> np.ndarray:
     return _keep(_plain(image))
 
 
-def _pillow_info(path: Path, image: Image.Image) -> ImageInfo:
-    if image.format == "TIFF" and _deep_tiff(image):
-        return _tifffile_info(path, image)
+def _refuse_deep_ppm(path: Path, image: Any) -> None:
+    """Pillow keeps 8 bit of deeper colour PPM and offers no way round."""
+    if image.format == "PPM" and image.mode == "RGB" and image.tile and image.tile[0][0] != "raw":
+        raise ImageError(f"{path} is colour PPM of more than 8 bit, whose depth would be lost; save it as PNG or TIFF.")
+
+
+def _pillow_info(image: Image.Image) -> ImageInfo:
     width, height = image.size
     if image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5:
         width, height = height, width
-    raw = _raw_mode(image)
-    if raw.endswith(";16B") and image.mode in {"RGB", "RGBA"}:
-        return ImageInfo((height, width), 1 if raw.startswith("LA") else 3, "uint16")
-    _refuse_deep_ppm(path, image)
+    if _is_deep_png(image):
+        return ImageInfo((height, width), 1 if _raw_mode(image).startswith("LA") else 3, "uint16")
     return ImageInfo((height, width), _channels(image), _pillow_dtype(image))
-
-
-def _raw_mode(image: Any) -> str:
-    """How the decoder stores the pixels, for instance ``RGB;16B``; 16-bit colour PNG is cut to 8 bit by Pillow."""
-    tile = getattr(image, "tile", None)
-    return str(tile[0][3]) if tile and image.format == "PNG" else ""
-
-
-def _refuse_deep_ppm(path: Path, image: Any) -> None:
-    if (
-        image.format == "PPM"
-        and image.mode == "RGB"
-        and image.tile
-        and tuple(image.tile[0][3])[-1] not in {0, 1, 255, "RGB"}
-    ):
-        raise ImageError(
-            f"{path} is colour PPM of more than 8 bit, which would lose depth here; save it as PNG or TIFF."
-        )
 
 
 def _channels(image: Any) -> int:
@@ -386,6 +359,7 @@ def _grey_palette(image: Any) -> bool:
 
 def _plain(image: Any) -> np.ndarray:
     """Pixels of a Pillow image without alpha and palette."""
+    image.load()
     if image.mode == "P":
         colours = np.array(image.convert("RGBA"))[..., :3]
         return colours[..., 0] if _grey_palette(image) else colours
@@ -398,50 +372,93 @@ def _plain(image: Any) -> np.ndarray:
     return np.array(image)[..., :3] if image.mode in {"RGBA", "RGBX"} else np.array(image.convert("RGB"))
 
 
-def _read_png16(path: Path) -> np.ndarray:
-    """16-bit colour PNG at full depth: torchvision keeps what Pillow cuts."""
-    import torch
-    from torchvision.io import decode_image
-
-    data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-    try:
-        pixels = decode_image(data).permute(1, 2, 0).numpy()
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
-    return _keep(pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3])
+def _raw_mode(image: Any) -> str:
+    """How the pixels lie in a PNG, for instance ``RGB;16B``."""
+    return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
 
 
-def _deep_tiff(image: Any) -> bool:
-    """Whether Pillow would lose something: more than 8 bit, or channels it has no mode for."""
-    bits = image.tag_v2.get(258, (1,))
-    bits = bits if isinstance(bits, tuple) else (bits,)
-    return max(bits) > 8 or len(bits) > 4
+def _is_deep_png(image: Any) -> bool:
+    """16-bit PNG in colour or with alpha, of which Pillow by itself keeps the high bytes only."""
+    return _raw_mode(image).endswith(";16B") and not image.mode.startswith("I")
 
 
-def _page(path: Path, image: Image.Image) -> Any:
+def _read_png16(path: Path, raw: str) -> np.ndarray:
+    """Decode twice, for the high and for the low bytes; grey with alpha is read as the four bytes it is."""
+    if raw.startswith("LA"):
+        high, low, *_ = np.moveaxis(_decode_as(path, "RGBA"), -1, 0).astype(np.uint16)
+        return high << 8 | low
+    high, low = (_decode_as(path, raw[:-1] + end)[..., :3].astype(np.uint16) for end in "BL")
+    return high << 8 | low
+
+
+def _decode_as(path: Path, raw: str) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG",)) as image:
+        image.tile = [tile._replace(args=raw) for tile in image.tile]
+        return np.array(image)
+
+
+# ---- TIFF --------------------------------------------------------------------------------------------------------
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(4) in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+
+
+@contextmanager
+def _open_page(path: Path, index: int | None) -> Iterator[tuple[tifffile.TiffPage, int]]:
+    """One page of a TIFF and its number; reduced copies (thumbnails) need no index to be told from the image."""
     import tifffile
 
-    return tifffile.TiffFile(path), image.tell()
+    with tifffile.TiffFile(path) as file:
+        pages = list(file.pages)
+        full = sum(not page.aspage().is_reduced for page in pages)
+        number = 0 if index is None and full == 1 else _pick(path, index, len(pages))
+        yield pages[number].aspage(), number
 
 
-def _read_tifffile(path: Path, image: Image.Image) -> np.ndarray:
-    file, number = _page(path, image)
-    with file:
-        page = file.pages[number]
-        try:
-            pixels = page.asarray()
-        except (KeyError, ValueError):
-            if image.mode != "F" and not image.mode.startswith("I;16"):
-                raise
-            return _keep(np.array(image))  # LZW and the like without imagecodecs: libtiff can, and loses nothing here
-        if page.photometric.name == "MINISWHITE" and pixels.dtype.kind == "u":
-            pixels = np.iinfo(pixels.dtype).max - pixels
-        pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
-        pixels = _drop_alpha(pixels, page)
-        return _keep(_orient(pixels, _orientation(page)))
+def _read_tiff(path: Path, index: int | None) -> np.ndarray:
+    with _open_page(path, index) as (page, number):
+        if _is_shallow(page):
+            with _open(path, number) as image:
+                return _read_pillow(path, image)
+        return _keep(_orient(_drop_alpha(_deep_pixels(path, page, number), page), _orientation(page)))
 
 
-def _drop_alpha(pixels: np.ndarray, page: Any) -> np.ndarray:
+def _tiff_info(path: Path, index: int | None) -> ImageInfo:
+    with _open_page(path, index) as (page, number):
+        if _is_shallow(page):
+            with _open(path, number) as image:
+                return _pillow_info(image)
+        size = (page.imagelength, page.imagewidth)
+        return ImageInfo(size[::-1] if _orientation(page) >= 5 else size, _colours(page), _kept_name(page.dtype))
+
+
+def _is_shallow(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow is the better reader: every compression and palettes, but 8 bit and four channels at most."""
+    if page.bitspersample > 8 or page.samplesperpixel > 4 or page.sampleformat != 1:
+        return False
+    plain = page.photometric.name in {"MINISWHITE", "MINISBLACK", "RGB"} and int(page.compression) in {1, 8, 32946}
+    return not plain or page.bitspersample not in {1, 8}
+
+
+def _deep_pixels(path: Path, page: tifffile.TiffPage, number: int) -> np.ndarray:
+    try:
+        pixels = page.asarray()
+    except (KeyError, ValueError):  # a compression that needs imagecodecs: libtiff knows it, and is exact for grey
+        if page.samplesperpixel > 1:
+            raise
+        with _open(path, number) as image:
+            image.load()
+            return np.array(image).astype(page.dtype)  # turned already, and the right way up
+    if page.photometric.name == "MINISWHITE" and pixels.dtype.kind in "bu":
+        pixels = ~pixels
+    return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+
+
+def _drop_alpha(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
     colours = _colours(page)
     return pixels if pixels.ndim < 3 else (pixels[..., 0] if colours == 1 else pixels[..., :colours])
 
@@ -452,7 +469,7 @@ def _colours(page: tifffile.TiffPage) -> int:
     return max(1, page.samplesperpixel - alpha)
 
 
-def _orientation(page: Any) -> int:
+def _orientation(page: tifffile.TiffPage) -> int:
     tag = page.tags.get("Orientation")
     return int(tag.value) if tag is not None else 1
 
@@ -463,15 +480,6 @@ def _orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
         pixels = pixels.swapaxes(0, 1)
     rows, columns = (orientation in {3, 4, 7, 8}), (orientation in {2, 3, 6, 7})
     return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
-
-
-def _tifffile_info(path: Path, image: Image.Image) -> ImageInfo:
-    file, number = _page(path, image)
-    with file:
-        page = file.pages[number]
-        size = (page.imagelength, page.imagewidth)
-        size = size[::-1] if _orientation(page) >= 5 else size
-        return ImageInfo(size, _colours(page), _kept_name(page.dtype))
 
 
 # ---- MATLAB and idx ----------------------------------------------------------------------------------------------
@@ -548,7 +556,22 @@ def _mask_pixels(file: Path, index: int | None, path: str | Path) -> tuple[Liter
     """Values of a mask file and from which value on they are lesion."""
     if _IDX_NAME.search(file.name):
         return 1, read_image(path)
+    if _is_tiff(file) and not _has_palette(file, index):
+        return 1, _stored_values(file, index)
     with _open(file, index) as image:
         if image.mode == "P" and not any((image.getpalette("RGB") or [])[:3]):
             return 1, np.array(image)
         return (128 if image.format == "JPEG" else 1), _read_pillow(file, image)
+
+
+def _has_palette(file: Path, index: int | None) -> bool:
+    with _open_page(file, index) as (page, _):
+        return bool(page.photometric.name == "PALETTE")
+
+
+def _stored_values(file: Path, index: int | None) -> np.ndarray:
+    """Values as stored: ImageJ and tifffile mark masks "white is zero" and mean the value; fax files mean the look."""
+    pixels = _read_tiff(file, index)
+    with _open_page(file, index) as (page, _):
+        inverted = page.photometric.name == "MINISWHITE" and int(page.compression) not in {2, 3, 4}
+    return ~pixels if inverted and pixels.dtype.kind == "u" else pixels

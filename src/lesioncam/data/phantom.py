@@ -101,7 +101,9 @@ def _check(phantom: Phantom) -> None:
     if not phantom.classes or len(set(phantom.classes)) < len(phantom.classes) or set(phantom.classes) - set(KINDS):
         raise ValueError(f"classes must be different names out of {KINDS}, got {phantom.classes}; correct the list.")
     if len(phantom.fractions) != 3 or min(phantom.fractions) <= 0 or not math.isclose(sum(phantom.fractions), 1):
-        raise ValueError(f"fractions must be three positive numbers with sum 1, got {phantom.fractions}; e.g. (.6, .2, .2).")
+        raise ValueError(
+            f"fractions must be three positive numbers with sum 1, got {phantom.fractions}; e.g. (.6, .2, .2)."
+        )
 
 
 # --- the recipe of a patient --------------------------------------------------------------------------------------------
@@ -379,7 +381,9 @@ def _draw_centre(rng: np.random.Generator, warp: Warp, margin_mm: float) -> Arra
 
 def _draw_distractors(rng: np.random.Generator, warp: Warp) -> Distractors:
     head = _head()
-    vessels = np.concatenate([_draw_vessel(rng, head.deep[rng.integers(len(head.deep))]) for _ in range(rng.integers(4, 9))])
+    vessels = np.concatenate(
+        [_draw_vessel(rng, head.deep[rng.integers(len(head.deep))]) for _ in range(rng.integers(4, 9))]
+    )
     blobs = [_inner_blob(rng, warp, (1.5, 2.6), (1.5, 2.2)) for _ in range(rng.integers(0, 4))]
     if rng.random() < 0.25:
         blobs.append(_inner_blob(rng, warp, (6, 11), (0.12, 0.3)))  # a cyst: a dark core without a rim
@@ -495,9 +499,13 @@ def _head() -> _Head:
 
 def _read_template(name: str) -> Array:
     """A template inside the installed nilearn, read as a file: importing ``nilearn.datasets`` takes seconds."""
-    path = resources.files("nilearn").joinpath("datasets", "data", f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    path = resources.files("nilearn").joinpath(
+        "datasets", "data", f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    )
     if not path.is_file():
-        raise FileNotFoundError(f"the installed nilearn has no {path}; expected nilearn 0.10 to 0.14, install one of these.")
+        raise FileNotFoundError(
+            f"the installed nilearn has no {path}; expected nilearn 0.10 to 0.14, install one of these."
+        )
     with resources.as_file(path) as file:
         return np.asarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
 
@@ -523,7 +531,9 @@ def _detail(grey: Array, white: Array, t1: Array) -> Array:
 # --- drawing ------------------------------------------------------------------------------------------------------------
 
 
-def draw_slice(phantom: Phantom, patient: PhantomPatient, z: float) -> tuple[NDArray[np.uint16], dict[str, NDArray[np.bool_]]]:
+def draw_slice(
+    phantom: Phantom, patient: PhantomPatient, z: float
+) -> tuple[NDArray[np.uint16], dict[str, NDArray[np.bool_]]]:
     """One slice across the head, seen from the feet (the patient's right is on the left), front up.
 
     Args:
@@ -679,7 +689,12 @@ def _add_artefacts(rng: np.random.Generator, share: float, image: Array) -> Arra
         image[:, rng.integers(width)] += rng.uniform(0.5, 1.5) * rng.random(height)
     if streak:
         y, x, angle = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
-        along = np.linspace(-1, 1, 60)[:, None] * rng.uniform(0.05, 0.12) * height * np.array([math.sin(angle), math.cos(angle)])
+        along = (
+            np.linspace(-1, 1, 60)[:, None]
+            * rng.uniform(0.05, 0.12)
+            * height
+            * np.array([math.sin(angle), math.cos(angle)])
+        )
         rows, columns = np.rint(along + (y, x)).astype(int).T
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         image = image.copy()

@@ -14,6 +14,9 @@ from lesioncam.types import POSITIVE
 
 __all__ = ["require_patients", "split_table"]
 
+_TRIES = 2000
+"""Moves after which the search for a rare class in each split ends; overlapping classes may allow none."""
+
 
 def split_table(table: Table, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0) -> Table:
     """Deal the patients out to train, val and test; a split the table already has is replaced.
@@ -36,7 +39,8 @@ def split_table(table: Table, fractions: Sequence[float] = (0.7, 0.15, 0.15), se
 
     Example:
         >>> ids = [f"i{n}" for n in range(20)]
-        >>> frame = pd.DataFrame({"id": ids, "patient": [f"p{n // 2}" for n in range(20)], "split": None})
+        >>> patients = [f"p{n // 2}" for n in range(20)]
+        >>> frame = pd.DataFrame({"row": range(2, 22), "id": ids, "patient": patients, "split": None})
         >>> states = np.float32([[n // 2 % 2] for n in range(20)])
         >>> table = Table(frame, ("mass",), states, patient_rule="column patient")
         >>> split = split_table(table, (0.6, 0.2, 0.2))
@@ -67,7 +71,7 @@ def require_patients(table: Table) -> None:
     """
     if not table.patient_rule:
         raise TableError(
-            f"{table.source} does not say which images are of one patient, so a split could put a patient on both sides. "
+            f"{table.source} does not say which images are of one patient, so a split could tear one apart. "
             r"Name the column (--columns patient=YOUR_NAME), or use --patient-from '(P\d+)_' (a group over the image "
             "path), blocks:20 (20 rows in a row), or none (every image is its own patient)."
         )
@@ -83,7 +87,7 @@ def _shares(fractions: Sequence[float]) -> np.ndarray:
     shares = np.asarray(fractions, dtype=float)
     if shares.shape != (3,) or (shares < 0).any() or shares[0] <= 0 or abs(shares.sum() - 1) > 1e-6:
         given = " ".join(f"{share:g}" for share in np.ravel(shares))
-        raise OptionError(f"--fractions {given}: give shares of train, val and test that sum to 1, with train above 0.")
+        raise OptionError(f"--fractions {given}: the shares of train, val and test must sum to 1, with train above 0.")
     return shares
 
 
@@ -119,28 +123,14 @@ def _deal(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> n
     wants = (shares[:, None] * counts.sum(axis=0)).tolist()
     deal = _Deal(counts.tolist(), [-1] * len(counts), wants, [[0] * counts.shape[1] for _ in shares])
     members = [[patient for patient in order if deal.counts[patient][kind]] for kind in range(counts.shape[1])]
-    kinds = sorted((kind for kind in range(len(members)) if members[kind]), key=lambda kind: len(members[kind]))
-    for kind in kinds:
-        _serve_lacking(deal, kind, members[kind], splits)
     _fill(deal, members, splits)
-    for kind in kinds:
-        _repair(deal, kind, members[kind], splits)
+    _bring_everywhere(deal, members, splits, rng)
     return np.array(deal.homes)
 
 
-def _serve_lacking(deal: _Deal, kind: int, members: list[int], splits: list[int]) -> None:
-    """One patient of this kind, the one with the fewest images, for each split that has none."""
-    if len(members) < len(splits):
-        return
-    for split in splits:
-        free = [patient for patient in members if deal.homes[patient] < 0]
-        if not deal.has[split][kind] and free:
-            deal.give(min(free, key=lambda patient: deal.counts[patient][-1]), split)
-
-
 def _fill(deal: _Deal, members: list[list[int]], splits: list[int]) -> None:
-    """Everybody else goes where their rarest kind is wanted most, the kind with the fewest free patients first."""
-    free = [sum(deal.homes[patient] < 0 for patient in group) for group in members]
+    """Each patient goes where their rarest kind is wanted most; the kind with the fewest free patients comes first."""
+    free = [len(group) for group in members]
     while any(free):
         kind = min((kind for kind in range(len(free)) if free[kind]), key=lambda kind: free[kind])
         for patient in members[kind]:
@@ -150,14 +140,24 @@ def _fill(deal: _Deal, members: list[list[int]], splits: list[int]) -> None:
                     free[each] -= count > 0
 
 
-def _repair(deal: _Deal, kind: int, members: list[int], splits: list[int]) -> None:
-    """Bring a kind into a split that lacks it, by a patient whose old split does not thereby lose a kind."""
-    for split in splits:
-        if deal.has[split][kind] or len(members) < len(splits):
-            continue
-        for patient in members:
-            left = deal.has[deal.homes[patient]]
-            if all(left[each] > 1 for each, count in enumerate(deal.counts[patient]) if count):
-                deal.take_back(patient)
-                deal.give(patient, split)
-                break
+def _bring_everywhere(deal: _Deal, members: list[list[int]], splits: list[int], rng: np.random.Generator) -> None:
+    """Move single patients until every kind of enough patients is in each split (min-conflicts search, bounded)."""
+    common = [kind for kind, group in enumerate(members) if len(group) >= len(splits)]
+    for _ in range(_TRIES):
+        lacking = [(kind, split) for kind in common for split in splits if not deal.has[split][kind]]
+        if not lacking:
+            return
+        kind, split = lacking[rng.integers(len(lacking))]
+        harm = [_harm(deal, patient, split, common) for patient in members[kind]]
+        least = [patient for patient, each in zip(members[kind], harm, strict=True) if each == min(harm)]
+        choice = members[kind] if rng.random() < 0.1 else least
+        patient = choice[rng.integers(len(choice))]
+        deal.take_back(patient)
+        deal.give(patient, split)
+
+
+def _harm(deal: _Deal, patient: int, split: int, common: list[int]) -> int:
+    """How many more kinds would be lacking somewhere if the patient moved."""
+    left, entered = deal.has[deal.homes[patient]], deal.has[split]
+    mine = [kind for kind in common if deal.counts[patient][kind]]
+    return sum((left[kind] == 1) - (entered[kind] == 0) for kind in mine)

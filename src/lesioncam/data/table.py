@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,7 +25,17 @@ from lesioncam.errors import OptionError, TableError
 from lesioncam.files import write_with
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, UNKNOWN, Box, Record
 
-__all__ = ["SPLITS", "Problem", "Table", "digest", "read_table", "write_table"]
+__all__ = [
+    "SPLITS",
+    "Problem",
+    "Table",
+    "digest",
+    "natural_key",
+    "read_cells",
+    "read_table",
+    "relative_to",
+    "write_table",
+]
 
 SPLITS = ("train", "val", "test")
 """The three roles of data; a split column holds nothing else."""
@@ -258,7 +268,7 @@ class _Labels:
 
 
 def _open_sheet(path: Path, config: TableConfig) -> _Sheet:
-    raw = _strip(_read_raw(path), path.name)
+    raw = read_cells(path)
     found = list(raw.columns)
     columns = {name: name for name in found if name in _NAMES or name.startswith("mask:")}
     if noted := [name for name in found if _written_rule(name)]:
@@ -277,12 +287,18 @@ def _open_sheet(path: Path, config: TableConfig) -> _Sheet:
 
 def _missing(source: str, ours: str, theirs: str | None, found: list[str]) -> str:
     wanted = f"column {ours!r}" if theirs is None else f"column {theirs!r}, which --columns names for {ours!r}"
-    near = _near(ours if theirs is None else theirs, found)
+    return f"{source} has no {wanted}. {_way_out(ours, theirs or ours, found)}"
+
+
+def _way_out(ours: str, wanted: str, found: list[str]) -> str:
+    """The columns there are, the nearest, and how to name it."""
+    near = _near(wanted, found)
     hint = f" Did you mean {near!r}?" if near else ""
-    name = json.dumps(near, ensure_ascii=False) if near and not near.isidentifier() else (near or "YOUR_NAME")
+    name = near or "YOUR_NAME"
+    typed = name if name.isidentifier() else f"'{name}'"
     return (
-        f"{source} has no {wanted}. Found: {', '.join(map(repr, found))}.{hint} "
-        f"Name yours with --columns {ours}={name} (in Python columns={{{ours!r}: {near or 'YOUR_NAME'!r}}})."
+        f"Found: {', '.join(map(repr, found))}.{hint} "
+        f"Name yours with --columns {ours}={typed} (in Python columns={{{ours!r}: {name!r}}})."
     )
 
 
@@ -299,8 +315,16 @@ def _near(wanted: str, found: Iterable[str]) -> str | None:
     return None
 
 
+def read_cells(path: Path) -> pd.DataFrame:
+    """All cells of a CSV or Parquet file as stripped text; the index is the row number of a spreadsheet.
+
+    Raises:
+        TableError: if the file cannot be read or has no rows.
+    """
+    return _strip(_read_raw(path), path.name)
+
+
 def _read_raw(path: Path) -> pd.DataFrame:
-    """All cells as text with the file's own header; the index is the row number of a spreadsheet."""
     if path.is_dir():
         raise TableError(f"{path} is a folder; make a table of it with `lesioncam index {path} -o labels.csv`.")
     if not path.is_file():
@@ -327,7 +351,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
             compression="gzip" if path.suffix.lower() == ".gz" else None,
         ).fillna("")
     except pd.errors.EmptyDataError as error:
-        raise TableError(f"{path.name} is empty; it needs a header and one row per image.") from error
+        raise TableError(f"{path.name} has no rows; it needs a header and one row per image.") from error
     except pd.errors.ParserError as error:
         raise TableError(f"{path.name} cannot be split into columns ({_last_sentence(error)}). {_QUOTE}") from error
     except (UnicodeDecodeError, OSError, EOFError) as error:
@@ -428,7 +452,7 @@ def _class_columns(sheet: _Sheet) -> dict[str, str]:
     if not columns:
         raise TableError(
             f"{sheet.source} has no labels: no column 'label', and no column holds only 1, 0, -1 or blank. "
-            + _missing(sheet.source, "label", None, found)
+            + _way_out("label", "label", found)
         )
     return columns
 
@@ -499,7 +523,7 @@ def _from_cells(sheet: _Sheet) -> _Labels:
     names = tuple(sheet.config.negative)
     found = {part for labels in parts for part in labels}
     classes = sheet.config.classes
-    classes = tuple(sorted(found - set(names), key=_natural) if classes is None else classes)
+    classes = tuple(sorted(found - set(names), key=natural_key) if classes is None else classes)
     classes = tuple(name for name in classes if name not in names)
     states = np.full((len(values), len(classes)), UNKNOWN, np.float32)
     for code, labels in enumerate(parts):
@@ -530,8 +554,13 @@ def _missing_negative(sheet: _Sheet, names: list[str], found: list[str]) -> None
         sheet.problems.append(Problem(None, kind, text))
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers inside names count as numbers: 2 before 10."""
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key by which numbers inside names count as numbers.
+
+    Example:
+        >>> sorted(["10.png", "9.png"], key=natural_key)
+        ['9.png', '10.png']
+    """
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
@@ -763,7 +792,7 @@ def write_table(table: Table, path: str | Path) -> Path:
 
 
 def _sheet_of(table: Table, folder: Path) -> pd.DataFrame:
-    frame, relative = table.frame, _Relative(folder)
+    frame, relative = table.frame, relative_to(folder)
     columns: dict[str, Sequence[Any]] = {"image": [relative(path) for path in frame["image"]]}
     columns["id"] = frame["id"].tolist()
     if table.patient_rule:
@@ -798,20 +827,22 @@ def _boxes_text(boxes: Sequence[Box]) -> str:
     return json.dumps([{"class": box.label, "box": [*map(_number, box.box)]} for box in boxes]) if boxes else ""
 
 
-class _Relative:
-    """Paths as seen from a folder; each parent folder is worked out once."""
+def relative_to(folder: Path) -> Callable[[str], str]:
+    """A function that turns a path (``#index`` and all) into one as seen from ``folder``.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[str, str] = {}
+    Example:
+        >>> relative_to(Path("runs/x"))("png/a.png#3")
+        '../../png/a.png#3'
+    """
+    known: dict[str, str] = {}
 
-    def __call__(self, path: str) -> str:
+    def turn(path: str) -> str:
         parent, _, name = path.rpartition("/")
-        if parent not in self._known:
-            start = parent or ("/" if path.startswith("/") else ".")
-            self._known[parent] = _relative(start, self._folder)
-        prefix = self._known[parent]
-        return name if prefix == "." else f"{prefix}/{name}"
+        if parent not in known:
+            known[parent] = _relative(parent or ("/" if path.startswith("/") else "."), folder)
+        return name if known[parent] == "." else f"{known[parent]}/{name}"
+
+    return turn
 
 
 def _relative(parent: str, folder: Path) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -70,10 +71,10 @@ class MeanMask:
             RunError: if the file is missing or is something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
                 masks = cls([str(name) for name in content["classes"]], content["total"].ndim - 1)
                 masks.total, masks.images = content["total"], content["images"]
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise RunError(f"{path} holds no mean masks ({error}); calibrate or run again.") from error
         return masks
 

@@ -17,9 +17,10 @@ RULE = (
     "lowest score first. "
     "False alarm: images without the finding whose score reaches the decision threshold or whose mask has any pixel; "
     "healthy images first, then highest score first. "
-    "Worst, median, best: positive images by Dice (by score where there are no masks); median means nearest to it. "
-    "Healthy: healthy images whose hottest map value is nearest to the median of all healthy images. "
-    "Ties go by image name."
+    "Worst, median, best: positive images by Dice (by score where there are no masks); "
+    "median is the middle of that order, then its neighbours in the middle half. "
+    "Healthy: the middle of all healthy images in the order of their hottest map value, then its neighbours. "
+    "Equal values go by image name."
 )
 """The rule, in words, for the report."""
 
@@ -72,7 +73,9 @@ def _worst(own: pd.DataFrame) -> pd.DataFrame:
 
 
 def _median(own: pd.DataFrame) -> pd.DataFrame:
-    return _sorted(_near_median(_quality(own), "quality"), ["distance", "image"], _why_quality)
+    ordered = _from_the_middle(_quality(own), "quality")
+    half = ordered[ordered["distance"] <= max(1, (len(ordered) - 1) / 2)]
+    return _sorted(half, ["distance"], _why_quality)
 
 
 def _best(own: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +86,7 @@ def _best(own: pd.DataFrame) -> pd.DataFrame:
 def _healthy(own: pd.DataFrame) -> pd.DataFrame:
     chosen = own[own["healthy"] == 1].sort_values(["map_max", "image"], ascending=[False, True], kind="stable")
     hottest = chosen.drop_duplicates("image")
-    return _sorted(_near_median(hottest, "map_max"), ["distance", "image"], lambda row: f"hottest {row['map_max']:.3f}")
+    return _sorted(_from_the_middle(hottest, "map_max"), ["distance"], lambda row: f"hottest {row['map_max']:.3f}")
 
 
 GROUPS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
@@ -105,9 +108,10 @@ def _quality(own: pd.DataFrame) -> pd.DataFrame:
     return chosen[chosen["quality"].notna()]
 
 
-def _near_median(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    middle = float(np.median(rows[column])) if len(rows) else 0.0
-    return rows.assign(distance=(rows[column] - middle).abs())
+def _from_the_middle(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Ordered by a column, with the number of places between each row and the middle one."""
+    ordered = rows.sort_values([column, "image"], kind="stable")
+    return ordered.assign(distance=np.abs(2 * np.arange(len(ordered)) - (len(ordered) - 1)))
 
 
 def _sorted(rows: pd.DataFrame, by: list[str], why: Callable[[pd.Series], str]) -> pd.DataFrame:

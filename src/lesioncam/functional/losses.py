@@ -11,7 +11,7 @@ __all__ = ["bce_loss", "positive_weights"]
 
 
 def bce_loss(
-    logits: Float[Tensor, "n k"], labels: Float[Tensor, "n k"], weights: Float[Tensor, "k"] | None = None
+    logits: Float[Tensor, "n k"], labels: Float[Tensor, "n k"], weights: Float[Tensor, " k"] | None = None
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy, mean over the known entries.
 
@@ -33,7 +33,7 @@ def bce_loss(
     return torch.where(known, terms, 0.0).sum() / known.sum().clamp(min=1)
 
 
-def positive_weights(labels: Float[Tensor, "n k"], cap: float = 10.0) -> Float[Tensor, "k"]:
+def positive_weights(labels: Float[Tensor, "n k"], cap: float = 10.0) -> Float[Tensor, " k"]:
     """Negatives over positives per class, counted over the whole training set, between 1 / cap and cap.
 
     A batch-wise count would lose every batch without a positive; a class with no positive gets 1.

@@ -29,7 +29,7 @@ from lesioncam.files import RunFolder, read_json, write_json, write_with
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, update_card
 from lesioncam.pipeline.case import analyse
 from lesioncam.pipeline.truth import read_masks, read_truth
-from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, Fit, decision_threshold
+from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
 from lesioncam.types import Calibration, CaseResult, Record, Threshold
 
 __all__ = ["Progress", "calibrate", "measure", "run_table"]
@@ -122,7 +122,7 @@ def calibrate(
                 search.add(k, maps[method][k], mask)
     tuned = frozenset(part.digests)
     asked = classifier.card.config.threshold
-    thresholds = {name: _thresholds(search.best(), tuned) for name, search in searches.items()}
+    thresholds = {name: fitted_thresholds(search.best(), tuned) for name, search in searches.items()}
     if asked != "val":
         own = Threshold(DEFAULT, "default") if asked == "default" else Threshold(float(asked), "given")
         thresholds[classifier.card.config.map] = (own,) * len(classifier.classes)
@@ -175,7 +175,8 @@ def measure(
     if classifier.card.thresholds is None and threshold == "val":
         raise RunError(f"{folder.root} has no thresholds yet; finish it with --resume, or use --threshold default (.5).")
     members = {name: _Part(table.split(name), classifier, part.key).digests for name in SPLITS}
-    check_roles(members, split, classifier.card.thresholds or ())
+    applied = (*(classifier.card.thresholds or ()), *(classifier.card.decisions or ()))
+    optimistic = check_roles(members, split, applied)
     ledger = open_split(folder.ledger, split, _configuration(folder), digest(table))
 
     place = folder.evaluation(split)
@@ -188,7 +189,11 @@ def measure(
     points = curves(cases)
     write_with(place / "curves.npz", lambda p: np.savez_compressed(p, **points))  # type: ignore[arg-type]
     _write_gallery(part, cases, names, place)
-    facts = _facts(part, table, cases, members) | {"test_opened": ledger.times, "configurations": ledger.configurations}
+    facts = _facts(part, table, cases, members) | {
+        "thresholds_chosen_here": optimistic,
+        "test_opened": ledger.times,
+        "configurations": ledger.configurations,
+    }
     write_json(place / "summary.json", facts)
     return place
 
@@ -313,10 +318,6 @@ def _label_counts(table: Table) -> dict[str, dict[str, int]]:
 
 def _question(classes: Sequence[str]) -> str:
     return f"Which images show {', '.join(classes)}, and where?"
-
-
-def _thresholds(fits: Sequence[Fit | None], tuned: frozenset[str]) -> tuple[Threshold, ...]:
-    return tuple(Threshold(DEFAULT, "default") if fit is None else Threshold(fit.value, "val", tuned) for fit in fits)
 
 
 def _controls(folder: RunFolder) -> Path:

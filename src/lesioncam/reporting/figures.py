@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lesioncam.reporting.read import Evaluation
 from lesioncam.reporting.words import Estimate, estimate, method_name, metric_name, number
@@ -21,7 +22,7 @@ from lesioncam.reporting.words import Estimate, estimate, method_name, metric_na
 __all__ = ["Plot", "control_plots", "curve_plots", "history_plots"]
 
 INK, MUTED, RULE = "#1a1f24", "#5a636b", "#d4d9dd"
-THEME = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
+THEME = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", "#0072b2": "var(--blue)"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5558f", "#b07900", "#3f95c9")
 """Okabe and Ito, a little darker where white paper needs it."""
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -102,7 +103,7 @@ def _history_plot(table: pd.DataFrame, best: int | None, title: str, columns: di
         if best is not None:
             axes.axvline(best, color=MUTED, linewidth=0.8, linestyle=":", label=f"kept: epoch {best}")
         axes.set(title=title, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
         axes.legend()
 
@@ -115,14 +116,13 @@ def _roc(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
     curves = _curves(evaluation, classes, "roc", ("fpr", "tpr"))
     if not curves:
         return None
-    points = {label: _operating_point(evaluation, label) for label in classes}
+    points = {label: _operating_point(evaluation, label) for label in curves}
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":", label="chance")
         for i, label, (x, y) in _numbered(curves, classes):
             axes.plot(x, y, linestyle=STYLES[i], color=COLOURS[i], label=_labelled(evaluation, label, "auroc"))
-            if points[label] is not None:
-                axes.plot(*points[label], "o", color=COLOURS[i], markersize=5)
+            axes.plot(*points[label], "o", color=COLOURS[i], markersize=5)
         _name_missing(axes, evaluation, [label for label in classes if label not in curves], "auroc")
         axes.set(title="ROC, with area under the curve", xlabel="1 − specificity", ylabel="sensitivity")
         _square(axes)
@@ -204,10 +204,12 @@ def _numbered(curves: dict[str, Any], classes: Sequence[str]) -> Iterator[tuple[
 
 
 def _curves(evaluation: Evaluation, classes: Sequence[str], kind: str, axes: tuple[str, str]) -> dict[str, Any]:
-    keys = {label: [f"{kind}/{label}/{axis}" for axis in axes] for label in classes}
-    known = {label: pair for label, pair in keys.items() if all(key in evaluation.curves for key in pair)}
-    found = {label: tuple(np.asarray(evaluation.curves[key], float) for key in pair) for label, pair in known.items()}
-    return {label: _thin(*pair) for label, pair in found.items() if len(pair[0]) and np.isfinite(pair).all()}
+    found = {}
+    for label in classes:
+        x, y = (np.asarray(evaluation.curves.get(f"{kind}/{label}/{axis}", []), dtype=float) for axis in axes)
+        if len(x) and np.isfinite(x).all() and np.isfinite(y).all():
+            found[label] = _thin(x, y)
+    return found
 
 
 def _thin(x: np.ndarray, y: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -232,12 +234,12 @@ def _alt(evaluation: Evaluation, what: str, curves: dict[str, Any], metric: str)
     return f"{what}. {metric_name(metric)} with 95 % interval: {said}."
 
 
-def _operating_point(evaluation: Evaluation, label: str) -> tuple[float, float] | None:
-    """Share of negatives and of positives that are called, counted in cases.csv."""
+def _operating_point(evaluation: Evaluation, label: str) -> tuple[list[float], list[float]]:
+    """Share of negatives and of positives that are called, counted in cases.csv; nothing where one is undefined."""
     rows = evaluation.cases[evaluation.cases["class"] == label]
-    called = rows["positive"].str.lower().isin(["true", "1", "1.0"])
-    shares = [called[rows["label"] == state].mean() for state in (0.0, 1.0)]
-    return (float(shares[0]), float(shares[1])) if np.isfinite(shares).all() else None
+    called = rows["positive"].isin(["1", "True", "true"])
+    shares = [float(called[rows["label"] == state].mean()) for state in (0.0, 1.0)]
+    return ([shares[0]], [shares[1]]) if np.isfinite(shares).all() else ([], [])
 
 
 def _prevalence(evaluation: Evaluation, label: str) -> float:

@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from lesioncam.files import RunFolder, write_text
 from lesioncam.reporting.figures import control_plots, curve_plots, history_plots
-from lesioncam.reporting.montage import TITLES, data_uri, panels
+from lesioncam.reporting.montage import HEAT, data_uri, read_row
 from lesioncam.reporting.overlay import color_bar
 from lesioncam.reporting.read import Case, Evaluation, Run, read_run, shorten_command, without_paths
 from lesioncam.reporting.words import (
@@ -40,8 +42,8 @@ TASK_TITLES = {
     "localisation": "Locating: does the map point at the lesion?",
 }
 GROUP_TITLES = {
-    "missed": "Missed: the finding is there and was not called",
-    "false_alarm": "False alarms: called, or marked, where nothing is",
+    "missed": "Missed: the finding is there, but was not called or not met by the mask",
+    "false_alarm": "False alarms: called or marked where the finding is not",
     "worst": "Worst overlap with the true mask",
     "median": "Median overlap",
     "best": "Best overlap",
@@ -103,6 +105,7 @@ def _environment() -> Environment:
         "metric": metric_name,
         "number": number,
         "uri": data_uri,
+        "grey_uri": lambda image: data_uri(np.asarray(Image.fromarray(image).convert("L"))),
         "class_name": _class_name,
     }
     return environment
@@ -117,10 +120,11 @@ def _page(run: Run) -> dict[str, Any]:
         "others": [_section(other) for other in others],
         "history": history_plots(run.history, _best_epoch(run.model)),
         "bar": color_bar(),
+        "heat_title": HEAT,
         "provenance": _provenance(run.provenance),
         "config": _config(run.config),
         "split_titles": SPLIT_TITLES,
-        "no_patients": first.summary.get("patient_rule", "none") == "none",
+        "no_patients": first.summary.get("patient_rule") in (None, "", "none"),
     }
 
 
@@ -139,7 +143,6 @@ def _section(evaluation: Evaluation) -> dict[str, Any]:
         "control_plots": control_plots(evaluation),
         "control_tables": _control_tables(evaluation),
         "gallery": _gallery(evaluation.gallery),
-        "panel_titles": TITLES,
     }
 
 
@@ -246,7 +249,7 @@ def _gallery(cases: Iterable[Case]) -> list[dict[str, Any]]:
 
 
 def _entry(case: Case) -> dict[str, Any]:
-    return {"case": case, "panels": panels(case), "facts": _facts(case)}
+    return {"case": case, "row": read_row(case), "facts": _facts(case)}
 
 
 def _facts(case: Case) -> list[tuple[str, str]]:
@@ -278,7 +281,8 @@ def _score(row: Mapping[str, Any]) -> str:
 
 def _dice(row: Mapping[str, Any]) -> str:
     value = float(row.get("dice", math.nan))
-    return number(value) if math.isfinite(value) else "undefined: no lesion mask"
+    why = "no such lesion here" if row.get("label") == 0 else "no lesion mask"
+    return number(value) if math.isfinite(value) else f"undefined: {why}"
 
 
 # ---- the rest ----------------------------------------------------------------------------------------------------

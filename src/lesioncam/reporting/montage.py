@@ -15,37 +15,52 @@ from PIL import Image
 
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
-from lesioncam.reporting.overlay import PREDICTED, TRUTH, color_bar, overlay, shrink
+from lesioncam.reporting.overlay import PREDICTED, TRUTH, color_bar, heat_layer, line_layer, shrink
 from lesioncam.reporting.read import Case, read_case, read_run
 
-__all__ = ["Panel", "data_uri", "montage_row", "panels", "readme_row"]
+__all__ = ["HEAT", "Panel", "Row", "data_uri", "montage_row", "read_row", "readme_row"]
 
-REPORT_SIDE = 384
+REPORT_SIDE, LINE_SIDE = 384, 512
+"""Longest side of an image in the report, and the side from which on lines are drawn, pixels."""
 SIDE = 2.05
 """Inches of one panel of the README picture."""
-TITLES = ("Image", "Heat map", "Predicted boxes", "Predicted and true mask")
+HEAT = "Heat map"
+TITLES = ("Image", HEAT, "Predicted boxes", "Predicted and true mask")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture with its title and the words for those who do not see it."""
+    """What is painted over the image, (H, W, 4), with its title and the words for those who do not see it."""
 
     title: str
-    pixels: np.ndarray
+    layer: np.ndarray
     note: str
 
 
-def panels(case: Case) -> list[Panel]:
-    """Image, heat map, boxes, masks of one gallery case, all on the one colour scale; empty if no arrays were kept."""
+@dataclass(frozen=True)
+class Row:
+    """One image ``(H, W[, 3])`` and the panels painted over it; colour turns grey under a heat map."""
+
+    image: np.ndarray
+    panels: tuple[Panel, ...]
+
+    @property
+    def pictures(self) -> list[np.ndarray]:
+        """Every panel over its image, ``(H, W, 3)`` uint8 each."""
+        return [_composed(self.image, panel) for panel in self.panels]
+
+
+def read_row(case: Case) -> Row | None:
+    """Image, heat map, boxes, masks of one gallery case, all on the one colour scale; None if no arrays were kept."""
     if case.arrays is None:
-        return []
+        return None
     arrays = read_case(case.arrays)
     layers = _layers(arrays, case.label)
     boxes = _boxes(case.row.get("boxes", ""))
     return montage_row(_small(layers), _scaled(boxes, layers["image"].shape))
 
 
-def montage_row(layers: Mapping[str, Any], boxes: Sequence[Sequence[float]]) -> list[Panel]:
+def montage_row(layers: Mapping[str, Any], boxes: Sequence[Sequence[float]]) -> Row:
     """The four panels of one image and class.
 
     Args:
@@ -56,19 +71,21 @@ def montage_row(layers: Mapping[str, Any], boxes: Sequence[Sequence[float]]) -> 
     Example:
         >>> grey, nothing = np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool)
         >>> row = montage_row({"image": grey, "probability": nothing * 0.0, "mask": nothing, "truth": None}, [])
-        >>> [panel.note for panel in row]
+        >>> [panel.note for panel in row.panels]
         ['', 'hottest 0.00', 'no box', 'no predicted mask; true mask not known']
     """
     image, mask, truth = layers["image"], layers["mask"], layers["truth"]
-    pictures = (
-        overlay(image, None),
-        overlay(image, layers["probability"]),
-        overlay(image, None, boxes=boxes),
-        overlay(image, None, mask, truth),
+    shape = image.shape[:2]
+    zoom = -(-LINE_SIDE // max(shape))
+    painted = (
+        np.zeros((*shape, 4), np.uint8),
+        heat_layer(layers["probability"]),
+        line_layer(shape, boxes=boxes, zoom=zoom),
+        line_layer(shape, mask, truth, zoom=zoom),
     )
     hottest = float(np.nanmax(layers["probability"], initial=0.0))
     notes = ("", f"hottest {hottest:.2f}", _box_note(len(boxes)), _mask_note(mask, truth))
-    return [Panel(*each) for each in zip(TITLES, pictures, notes, strict=True)]
+    return Row(image, tuple(Panel(*each) for each in zip(TITLES, painted, notes, strict=True)))
 
 
 def readme_row(run: Path, out: Path, split: str = "test") -> Path:
@@ -90,10 +107,9 @@ def readme_row(run: Path, out: Path, split: str = "test") -> Path:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """A picture as text that stands in the page itself."""
+    """A picture, grey, colour or with transparency, as text that stands in the page itself."""
     stream = BytesIO()
-    grey = pixels.ndim == 3 and bool((pixels[..., :1] == pixels).all())
-    Image.fromarray(pixels[..., 0] if grey else pixels).save(stream, "PNG", optimize=True)
+    Image.fromarray(pixels).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
@@ -133,6 +149,14 @@ def _scaled(boxes: list[list[float]], shape: Sequence[int]) -> list[list[float]]
     return [[value * scale for value in box] for box in boxes]
 
 
+def _composed(image: np.ndarray, panel: Panel) -> np.ndarray:
+    layer = Image.fromarray(panel.layer)
+    below = Image.fromarray(image)
+    below = below.convert("L") if panel.title == HEAT else below
+    below = below.convert("RGBA").resize(layer.size, Image.Resampling.BICUBIC)
+    return np.asarray(Image.alpha_composite(below, layer).convert("RGB"))
+
+
 def _box_note(count: int) -> str:
     return {0: "no box", 1: "1 box"}.get(count, f"{count} boxes")
 
@@ -141,7 +165,7 @@ def _mask_note(mask: np.ndarray, truth: np.ndarray | None) -> str:
     said = "predicted (solid)" if mask.any() else "no predicted mask"
     if truth is None:
         return f"{said}; true mask not known"
-    return f"{said}, true (dashed)" if truth.any() else f"{said}; truth: no lesion"
+    return f"{said}, true (dashed)" if truth.any() else f"{said}; truth: no such lesion"
 
 
 def _typical(gallery: Sequence[Case]) -> list[Case]:
@@ -160,13 +184,16 @@ def _draw_rows(cases: Sequence[Case]) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, below = SIDE * len(cases) + 0.3, 0.75
+    rows = [row for row in map(read_row, cases) if row is not None]
+    tallest = max(row.image.shape[0] / row.image.shape[1] for row in rows)
+    height, below = SIDE * tallest * len(cases) + 0.3, 0.75
     with rc_context({"text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=(SIDE * len(TITLES) + 0.35, height + below), dpi=110, facecolor="white")
         canvas = FigureCanvasAgg(figure)
         grid = figure.subplots(len(cases), len(TITLES), squeeze=False)
-        for line, case in zip(grid, cases, strict=True):
-            _draw_row(line, case)
+        for line, case, row in zip(grid, cases, rows, strict=True):
+            _draw_row(line, row)
+            line[0].set_ylabel("healthy" if case.group == "healthy" else case.label)
         for axes, title in zip(grid[0], TITLES, strict=True):
             axes.set_title(title, fontsize=9)
         bottom, top = below / (height + below), 1 - 0.27 / (height + below)
@@ -176,11 +203,10 @@ def _draw_rows(cases: Sequence[Case]) -> np.ndarray:
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_row(line: Sequence[Any], case: Case) -> None:
-    for axes, panel in zip(line, panels(case), strict=True):
-        axes.imshow(panel.pixels)
+def _draw_row(line: Sequence[Any], row: Row) -> None:
+    for axes, picture in zip(line, row.pictures, strict=True):
+        axes.imshow(picture)
         axes.set(xticks=[], yticks=[])
-    line[0].set_ylabel("healthy" if case.group == "healthy" else case.label)
 
 
 def _draw_legend(figure: Any, height: float) -> None:

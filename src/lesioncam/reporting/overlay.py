@@ -15,14 +15,15 @@ from scipy import ndimage
 
 from lesioncam.errors import GeometryError, ImageError
 
-__all__ = ["PREDICTED", "TRUTH", "auto_zoom", "color_bar", "heat_layer", "overlay", "shrink"]
+__all__ = ["PREDICTED", "TRUTH", "auto_zoom", "color_bar", "heat_layer", "line_layer", "overlay", "shrink"]
 
 PREDICTED = (86, 180, 233)
 """Sky blue (Okabe and Ito): what the model says, solid."""
 TRUTH = (240, 228, 66)
 """Yellow (Okabe and Ito): what the reader said, dashed with black."""
 DISPLAY_SIDE = 256
-OPACITY, OPAQUE_FROM = 0.75, 0.6
+OPACITY, COLD, HOT = 0.75, 0.1, 0.6
+"""Nothing is painted below COLD; from there opacity grows evenly until HOT."""
 
 
 def overlay(
@@ -63,27 +64,46 @@ def overlay(
     canvas = _enlarge_image(image, factor)
     if probability is not None:
         canvas = _blend(canvas, _enlarge_map(probability, factor))
-    thickness = max(1, round(max(canvas.shape) / 160))
-    for region in _frames(truth_boxes, factor, canvas.shape[:2]) + _enlarge_masks([truth], factor):
-        _stroke_dashed(canvas, region, thickness)
-    for region in _frames(boxes, factor, canvas.shape[:2]) + _enlarge_masks([mask], factor):
-        canvas[_rim(region, thickness)] = PREDICTED
-    return canvas
+    lines = line_layer(image.shape[:2], mask, truth, boxes, truth_boxes=truth_boxes, zoom=factor)
+    return np.where(lines[..., 3:] > 0, lines[..., :3], canvas)
 
 
-def heat_layer(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colour ``(..., 3)`` and opacity ``(...)`` of probabilities, both float; the only colour scale there is.
+def line_layer(
+    shape: Sequence[int],
+    mask: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    boxes: Iterable[Sequence[float]] = (),
+    *,
+    truth_boxes: Iterable[Sequence[float]] = (),
+    zoom: int = 1,
+) -> np.ndarray:
+    """Outlines and boxes alone, ``(H * zoom, W * zoom, 4)`` uint8, transparent elsewhere; arguments as for `overlay`.
+
+    Example:
+        >>> line_layer((5, 5), boxes=[(2, 2, 3, 3)])[..., 3].sum() // 255     # the eight pixels around the box
+        np.uint64(8)
+    """
+    size = (shape[0] * zoom, shape[1] * zoom)
+    layer = np.zeros((*size, 4), np.uint8)
+    thickness = max(1, round(max(size) / 160))
+    for region in _frames(truth_boxes, zoom, size) + _enlarge_masks([truth], zoom):
+        _stroke_dashed(layer, region, thickness)
+    for region in _frames(boxes, zoom, size) + _enlarge_masks([mask], zoom):
+        layer[_rim(region, thickness)] = (*PREDICTED, 255)
+    return layer
+
+
+def heat_layer(probability: np.ndarray) -> np.ndarray:
+    """The heat map alone, ``(..., 4)`` uint8, transparent where cold: the only colour scale there is.
 
     Values outside [0, 1] are clipped; a value that is not a number is painted as nothing.
 
     Example:
-        >>> colour, opacity = heat_layer(np.array([0.0, 0.3, 1.0]))
-        >>> opacity.tolist()
-        [0.0, 0.375, 0.75]
+        >>> heat_layer(np.array([0.1, 0.35, 1.0]))[:, 3].tolist()
+        [0, 96, 191]
     """
-    clipped = np.clip(np.nan_to_num(np.asarray(probability, dtype=np.float32), nan=0.0), 0.0, 1.0)
-    colour = _palette()[np.rint(clipped * 255).astype(np.intp)]
-    return colour, OPACITY * np.minimum(clipped / OPAQUE_FROM, 1.0)
+    colour, opacity = _heat(probability)
+    return np.concatenate([colour, 255.0 * opacity[..., None]], axis=-1).round().astype(np.uint8)
 
 
 def color_bar(width: int = 360, height: int = 36) -> np.ndarray:
@@ -123,6 +143,13 @@ def shrink(array: np.ndarray, side: int) -> np.ndarray:
         return array
     planes = [_resize_plane(plane, side) for plane in array]
     return np.stack(planes)
+
+
+def _heat(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour ``(..., 3)`` in 0..255 and opacity ``(...)`` in 0..1, both float."""
+    clipped = np.clip(np.nan_to_num(np.asarray(probability, dtype=np.float32), nan=0.0), 0.0, 1.0)
+    colour = _palette()[np.rint(clipped * 255).astype(np.intp)]
+    return colour, OPACITY * np.clip((clipped - COLD) / (HOT - COLD), 0.0, 1.0)
 
 
 def _check(image: np.ndarray, *layers: np.ndarray | None) -> None:
@@ -167,7 +194,7 @@ def _enlarge_masks(masks: Sequence[np.ndarray | None], factor: int) -> list[np.n
 
 def _blend(canvas: np.ndarray, probability: np.ndarray) -> np.ndarray:
     grey = np.asarray(Image.fromarray(canvas).convert("L"), dtype=np.float32)[..., None]
-    colour, opacity = heat_layer(probability)
+    colour, opacity = _heat(probability)
     mixed = grey * (1.0 - opacity[..., None]) + colour * opacity[..., None]
     return np.rint(mixed).astype(np.uint8)
 
@@ -189,20 +216,20 @@ def _span(start: float, stop: float, factor: int) -> slice:
 
 def _rim(region: np.ndarray, thickness: int) -> np.ndarray:
     """The pixels around a region, so that the line hides nothing of it; inside it only along the image's own edge."""
-    around = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=thickness) & ~region
+    around = ndimage.binary_dilation(region, np.ones((3, 3), bool), iterations=thickness) & ~region
     edge = np.ones_like(region)
     edge[thickness:-thickness, thickness:-thickness] = False
     return np.asarray(around | (region & edge))
 
 
-def _stroke_dashed(canvas: np.ndarray, region: np.ndarray, thickness: int) -> None:
+def _stroke_dashed(layer: np.ndarray, region: np.ndarray, thickness: int) -> None:
     parts, count = ndimage.label(region, structure=np.ones((3, 3)))
     for part in range(1, count + 1):
         rows, columns = np.nonzero(_rim(parts == part, thickness))
         angle = np.arctan2(rows - rows.mean(), columns - columns.mean()) / (2 * np.pi)
         pairs = max(4, round(len(rows) / thickness / (9 * thickness)))
         dashes = np.floor(angle * pairs * 2).astype(int) % 2 == 0
-        canvas[rows, columns] = np.where(dashes[:, None], TRUTH, (0, 0, 0))
+        layer[rows, columns] = np.where(dashes[:, None], (*TRUTH, 255), (0, 0, 0, 255))
 
 
 def _size_within(shape: Sequence[int], side: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,6 +74,12 @@ class Evaluation:
     def controls(self) -> tuple[str, ...]:
         """Everything the method is compared with, in the order of metrics.csv."""
         return tuple(m for m in dict.fromkeys(self.metrics["method"]) if m and m != self.method)
+
+    @cached_property
+    def numbers(self) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+        """Lines of metrics.csv by task, metric, class and method."""
+        lines: list[dict[Any, Any]] = self.metrics.to_dict("records")
+        return {(line["task"], line["metric"], line["class"], line["method"]): line for line in lines}
 
     @property
     def thresholds(self) -> dict[str, tuple[float, str]]:

@@ -48,6 +48,11 @@ LEFT_OUT = {
     "segmentation": "without a lesion mask",
     "localisation": "without a lesion mask or box",
 }
+LEFT_OUT_OF = {
+    ("classification", "sensitivity"): "not positive",
+    ("classification", "specificity"): "not negative",
+    ("localisation", "false_alarm_rate"): "not healthy",
+}
 COLD_ENOUGH, NEARLY_COLD = 0.95, 0.80
 
 State = Literal["ok", "warn", "fail", "none"]
@@ -127,11 +132,8 @@ def method_name(method: str) -> str:
 
 def estimate(evaluation: Evaluation, task: str, metric: str, label: str, method: str | None = None) -> Estimate | None:
     """One number of metrics.csv; None if that line does not exist."""
-    rows = evaluation.metrics
-    wanted = (rows["task"] == task) & (rows["metric"] == metric) & (rows["class"] == label)
-    if task != "classification":
-        wanted &= rows["method"] == (method or evaluation.method)
-    return None if rows[wanted].empty else _estimate(rows[wanted].iloc[0].to_dict())
+    line = evaluation.numbers.get((task, metric, label, method or evaluation.method))
+    return None if line is None else _estimate(line)
 
 
 def counted(estimates: Iterable[Estimate], task: str) -> list[str]:
@@ -203,13 +205,13 @@ def _leak_light(summary: Mapping[str, Any]) -> Light:
     leaks = [without_paths(str(leak)) for leak in summary.get("leaks", [])]
     if leaks:
         return Light("fail", "Leak between splits", "; ".join(leaks))
-    if summary.get("patient_rule", "none") == "none":
+    if summary.get("patient_rule") in (None, "", "none"):
         return Light("none", "Leak between splits", "nobody can tell without knowing the patients")
     return Light("ok", "Leak between splits", "none found; no patient is in two splits")
 
 
 def _patient_light(summary: Mapping[str, Any]) -> Light:
-    rule = str(summary.get("patient_rule", "none"))
+    rule = str(summary.get("patient_rule") or "none")
     if rule == "none":
         return Light("fail", "Patients", "not known: one patient may lie on both sides of the split")
     if rule.startswith("blocks"):

@@ -106,7 +106,7 @@ def fit(
     with _threads(config.threads), _calm():
         train, val = _sets(table, config)
         network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none" if resume else None)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
         weights = positive_weights(torch.from_numpy(_labels(table.split("train"), config)))
         batches = len(make_loader(train, config.batch, shuffle=True))
         steps = config.epochs * batches
@@ -146,7 +146,7 @@ def plan(table: Table, config: RunConfig, *, own_pool: Callable[..., Tensor] | N
     counts = {name: len(table.split(name)) for name in ("train", "val", "test")}
     with _threads(config.threads), torch.random.fork_rng(devices=[]):
         network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none")
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
         shape = (config.batch, config.preprocess.channels, config.preprocess.size, config.preprocess.size)
         images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
         times = []
@@ -240,8 +240,14 @@ def _restore(module: Any, checkpoint: Path) -> int:
 
 def _precision(name: Literal["auto", "fp32", "bf16"]) -> str:
     if name == "auto":
-        name = "bf16" if torch.cuda.is_available() else "fp32"
+        name = "bf16" if torch.cuda.is_available() or _fast_bf16() else "fp32"
     return {"fp32": "32-true", "bf16": "bf16-mixed"}[name]
+
+
+def _fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; elsewhere it is slower than fp32."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 @contextmanager

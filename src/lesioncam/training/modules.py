@@ -29,6 +29,7 @@ class ClassifierModule(L.LightningModule):
     def __init__(self, network: Classifier, config: RunConfig, weights: Tensor, steps: int) -> None:
         super().__init__()
         self.network, self.options, self._steps = network, config, steps
+        self.weights: Tensor
         self.register_buffer("weights", weights, persistent=False)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -37,7 +38,7 @@ class ClassifierModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed * _STREAM + self.global_step)
             output = self.network(batch.images.contiguous(memory_format=torch.channels_last), batch.valid)
-        loss = bce_loss(output.logits, batch.labels, self.weights)  # type: ignore[arg-type]
+        loss = bce_loss(output.logits, batch.labels, self.weights)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images))
         return loss
 
@@ -53,7 +54,7 @@ class ClassifierModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log loss and macro AUROC over the known labels."""
         logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self.log("val_loss", bce_loss(logits, labels, self.weights.cpu()), prog_bar=True)  # type: ignore[operator]
+        self.log("val_loss", bce_loss(logits, labels, self.weights.cpu()), prog_bar=True)
         self.log("val_auroc", _macro_auroc(logits.numpy(), labels.numpy()), prog_bar=True)
 
     def configure_optimizers(self) -> Any:

@@ -1,0 +1,44 @@
+# Everything runs in .venv, which `make env` makes; no other set-up is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := PYTHONPATH= $(BIN)
+
+.PHONY: env demo test test-slow check bench format lock clean
+
+env: $(VENV)/.made
+
+# uv shares files between environments; byte code is compiled once, since a first start without it takes half a minute.
+$(VENV)/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: env
+	$(RUN)/lesioncam demo -o runs/demo --overwrite
+
+check: env
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+test: check
+	$(RUN)/python -m pytest
+
+test-slow: env
+	$(RUN)/python -m pytest -m slow
+
+bench: env
+	$(RUN)/python -m benchmarks
+
+format: env
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+# Versions of everything, without registry addresses.
+lock: env
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip freeze --exclude-editable | grep -v '^uv==' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,75 @@
+"""What the package promises as a whole: light imports, instant help, names that do not collide."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lesioncam
+from lesioncam.cli import VERBS, main
+from lesioncam.config import POOLING_TYPES
+from lesioncam.functional.pooling import POOLINGS
+
+ROOT = Path(lesioncam.__file__).parent
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_loads_nothing_heavy():
+    loaded = python("import sys, lesioncam; print([m for m in ('torch', 'numpy', 'pandas', 'pydantic') if m in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from lesioncam.cli import main; main(['--help']); "
+        "print([m for m in ('torch', 'numpy', 'tyro', 'pydantic') if m in sys.modules])"
+    )
+    assert python(code).splitlines()[-1] == "[]"
+
+
+def test_no_public_name_is_a_room():
+    rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir()}
+    assert not rooms & set(lesioncam.__all__)
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in lesioncam.__all__:
+        assert getattr(lesioncam, name) is not None
+        if name != "__version__":
+            assert getattr(lesioncam, name).__doc__
+
+
+def test_unknown_public_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'explode'"):
+        _ = lesioncam.explode
+
+
+def test_one_table_of_poolings():
+    assert set(POOLINGS) == set(POOLING_TYPES)
+    for kind, options in POOLING_TYPES.items():
+        assert options.model_fields["kind"].default == kind
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"lesioncam {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_one_sentence(capsys):
+    assert main(["trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert lesioncam.__version__ in capsys.readouterr().out
+
+
