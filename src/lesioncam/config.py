@@ -149,13 +149,13 @@ class AugmentConfig(Config):
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Chance of a left-right mirror; 0 where laterality is the finding."""
     contrast: NonNegativeFloat = 0.2
-    """Relative."""
-    brightness: NonNegativeFloat = 0.2
-    """In units of the normalised image."""
+    """Relative gain above the darkest value."""
+    brightness: NonNegativeFloat = 0.0
+    """Added, in units of the normalised image; off, since grey air makes the padded border visible."""
     gamma: NonNegativeFloat = 0.2
-    """Exponent of the log-uniform gamma."""
-    noise: NonNegativeFloat = 0.05
-    """Largest standard deviation, in units of the normalised image."""
+    """Relative, on the image's own range."""
+    noise: NonNegativeFloat = 0.0
+    """Largest standard deviation, in units of the normalised image; off for the same reason."""
 
 
 # ---- model and run -----------------------------------------------------------------------------------------------
@@ -168,6 +168,8 @@ class BackboneConfig(Config):
     """Any timm name, or `slim`."""
     stride: Literal[8, 16, 32] = 8
     """Input pixels per cell of the class map."""
+    dilate: bool = True
+    """Dilate the last stages to that stride where timm can; otherwise the deepest stage of that stride is taken."""
     options: dict[str, Any] = Field(default_factory=dict)
     """More keyword arguments of timm.create_model."""
 
@@ -263,7 +265,7 @@ def parse_backbone(text: str) -> BackboneConfig:
         {'drop_path_rate': 0.1}
     """
     found = parse_choice(text)
-    own = {key: found.pop(key) for key in ("name", "stride") if key in found}
+    own = {key: found.pop(key) for key in ("name", "stride", "dilate") if key in found}
     return validated(BackboneConfig, {**own, "options": found}, f"backbone {text!r}")
 
 

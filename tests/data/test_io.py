@@ -321,6 +321,12 @@ def test_files_that_are_no_images(tmp_path):
         read_image(f"{tmp_path}/d.png#1")
 
 
+def test_images_too_large_to_decode(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ImageError, match=r"big\.png is too large to be decoded whole \(20 pixels at most\); cut it"):
+        read_image(save(tmp_path / "big.png", GREY8))
+
+
 def test_a_file_whose_name_ends_like_an_index(tmp_path):
     save(tmp_path / "scan.png", GREY8)
     (tmp_path / "scan.png").rename(tmp_path / "scan#2")

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from lesioncam.data.phantom import SPLITS, Phantom, draw_slice, draw_volume, patient, write_phantom, write_volumes
 from lesioncam.data.phantom import _head as head
+from lesioncam.data.phantom import _plane as plane
 
 THREE = ("mass", "ring", "infiltration")
 SMALL = Phantom(patients=9, slices=2, size=(64, 56), classes=THREE)
@@ -39,7 +40,7 @@ def test_split():
     return draw_split(Phantom(), "test")
 
 
-# --- difficulty ---------------------------------------------------------------------------------------------------------
+# --- difficulty ------------------------------------------------------------------------------------------------------
 
 
 def views(images):
@@ -80,15 +81,16 @@ def test_a_unet_trained_on_the_masks_for_three_minutes_finds_them(test_split):
         return torch.from_numpy(views(slices)["scaled"]).clamp(0, 1.5)[:, None]
 
     x, m = prepare(images), torch.from_numpy(masks).float()
-    steps, rng = 1200, np.random.default_rng(0)  # three minutes on two threads
+    steps, rng = 1000, np.random.default_rng(0)  # less than three minutes on two threads
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nets.UNet(2, 1, 2, channels=(12, 24, 48, 96), strides=(2, 2, 2), num_res_units=1)
+        net = nets.UNet(2, 1, 2, channels=(16, 32, 64, 128), strides=(2, 2, 2))
     optimiser = torch.optim.AdamW(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
     for _ in range(steps):
         rows, flip = rng.integers(len(x), size=16), [[], [-1]][rng.integers(2)]
-        logits, truth = net(x[rows].flip(flip)), m[rows].flip(flip)
+        gain = torch.from_numpy(rng.uniform(0.8, 1.2, (16, 1, 1, 1)).astype(np.float32))
+        logits, truth = net(gain * x[rows].flip(flip)), m[rows].flip(flip)
         p = logits.sigmoid()
         overlap = (2 * (p * truth).sum((0, 2, 3)) + 1) / (p.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1)
         loss = functional.binary_cross_entropy_with_logits(logits, truth) + 1 - overlap.mean()
@@ -103,13 +105,14 @@ def test_a_unet_trained_on_the_masks_for_three_minutes_finds_them(test_split):
     assert dice(found[present], test_split[1][present]).mean() > 0.75
 
 
-# --- seeds, splits, anatomy ---------------------------------------------------------------------------------------------
+# --- seeds, splits, anatomy ------------------------------------------------------------------------------------------
 
 
 def test_equal_settings_give_equal_slices_and_another_seed_does_not():
     z = patient(SMALL, 1).slices[0]
     (a, masks_a), (b, masks_b) = (draw_slice(SMALL, patient(SMALL, 1), z) for _ in range(2))
-    assert (a == b).all() and all((masks_a[c] == masks_b[c]).all() for c in THREE)
+    assert (a == b).all()
+    assert all((masks_a[c] == masks_b[c]).all() for c in THREE)
     other = replace(SMALL, seed=1)
     assert (draw_slice(other, patient(other, 1), z)[0] != a).mean() > 0.9
 
@@ -151,11 +154,10 @@ def test_lesions_lie_inside_the_brain_and_only_in_sick_patients():
             assert head().distance(someone.warp(lesion.centre[None]))[0] < 0
         kinds = {lesion.kind for lesion in someone.lesions}
         for z in (-10.0, 10.0, 30.0):
-            image, masks = draw_slice(SMALL, someone, z)
-            air = image < 0.02 * image.max()
-            for name, mask in masks.items():
-                assert not (mask & air).any() or name != "mass"
-                assert not mask.any() or name in kinds
+            points = plane(SMALL.size, SMALL.spacing_mm, z)
+            for name, mask in draw_slice(SMALL, someone, z)[1].items():
+                assert (head().distance(someone.warp(points[mask])) < 0).all()
+                assert name in kinds or not mask.any()
 
 
 def test_masks_show_what_was_planted():
@@ -174,16 +176,17 @@ def test_masks_show_what_was_planted():
 
 
 def test_written_slices_show_a_lesion_well_or_not_at_all():
-    phantom = Phantom(patients=30)
+    phantom = Phantom(patients=18)
     least = 150 / phantom.spacing_mm**2  # pixels
-    for someone in (patient(phantom, n) for n in range(30)):
+    for someone in (patient(phantom, n) for n in range(18)):
         assert len(set(someone.slices)) == phantom.slices
         areas = [draw_slice(phantom, someone, z)[1][k].sum() for z in someone.slices for k in phantom.classes]
         assert all(area == 0 or area > least for area in areas)
-        assert 0 in areas and (max(areas) > 0) == bool(someone.lesions)
+        assert 0 in areas
+        assert (max(areas) > 0) == bool(someone.lesions)
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def rows_of(path: Path):
@@ -199,7 +202,8 @@ def test_files_are_what_was_drawn_and_masks_agree_with_labels(tmp_path):
         someone = patient(SMALL, int(row["patient"][1:]))
         image, masks = draw_slice(SMALL, someone, someone.slices[int(row["image"][-6:-4])])
         stored = np.asarray(Image.open(tmp_path / row["image"]))
-        assert stored.dtype == np.uint16 and (stored == image).all()
+        assert stored.dtype == np.uint16
+        assert (stored == image).all()
         assert row["split"] == someone.split
         for name in THREE:
             assert (row[name] == "1") == masks[name].any() == bool(row[f"mask:{name}"])
@@ -217,7 +221,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path):
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 
 
-# --- volumes ------------------------------------------------------------------------------------------------------------
+# --- volumes ---------------------------------------------------------------------------------------------------------
 
 
 def sick_patient(phantom):
@@ -270,14 +274,15 @@ def test_nifti_files_lead_to_the_same_world(tmp_path):
                 assert np.allclose(mask.affine, file.affine)
 
 
-# --- bad settings -------------------------------------------------------------------------------------------------------
+# --- bad settings ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"patients": 2}, "at least 3"),
-        ({"slices": 0}, "at least 1"),
+        ({"slices": 0}, "1 to 12"),
+        ({"slices": 13}, "1 to 12"),
         ({"size": (31, 64)}, "at least 32"),
         ({"seed": -1}, "negative"),
         ({"classes": ()}, "different names"),

@@ -110,7 +110,7 @@ def test_depth_is_kept_until_normalisation():
     sample = Preprocess(PreprocessConfig(size=256, normalise="range"))(ramp)
     values = sample.image[0][sample.valid]
     assert len(np.unique(values)) == 4096
-    assert values.max() == pytest.approx(4095 / 65535 * 4 - 2, abs=1e-5)
+    assert values.max() == pytest.approx(4095 / 65535, abs=1e-5)
 
 
 @pytest.mark.parametrize("normalise", ["percentile", "zscore"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -24,12 +24,26 @@ __all__ = ["Pairs", "parse", "with_settings"]
 T = TypeVar("T")
 
 
+class _SlipError(Exception):
+    """Carries our own sentence past the parser, which would box and wrap a ValueError."""
+
+
+def _ours(read: Callable[[str], Any]) -> Callable[[list[str]], Any]:
+    def reader(words: list[str]) -> Any:
+        try:
+            return read(words[0])
+        except OptionError as error:
+            raise _SlipError(str(error)) from error
+
+    return reader
+
+
 def _pairs(words: list[str]) -> dict[str, str]:
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise OptionError(f"{word!r}: expected OUR_NAME=YOURS.")
+            raise _SlipError(f"{word!r}: expected OUR_NAME=YOURS, for instance image=file.")
         found[key] = value
     return found
 
@@ -67,14 +81,14 @@ _CHOICES = {
     "pooling": PrimitiveConstructorSpec(
         nargs=1,
         metavar="NAME[,OPTION=VALUE]",
-        instance_from_str=lambda words: parse_pooling(words[0]),
+        instance_from_str=_ours(parse_pooling),
         is_instance=lambda value: hasattr(value, "kind"),
         str_from_instance=_write_choice,
     ),
     "backbone": PrimitiveConstructorSpec(
         nargs=1,
         metavar="NAME[,OPTION=VALUE]",
-        instance_from_str=lambda words: parse_backbone(words[0]),
+        instance_from_str=_ours(parse_backbone),
         is_instance=lambda value: isinstance(value, BackboneConfig),
         str_from_instance=_write_choice,
     ),
@@ -111,9 +125,12 @@ def parse(kind: type[T], verb: str, words: Sequence[str], default: T | None = No
         SystemExit: for help (0) or a slip (2), printed by the parser.
         OptionError: for a value a choice cannot have.
     """
+    given: dict[str, Any] = {} if default is None else {"default": default}
     with _registry():
-        given: dict[str, Any] = {} if default is None else {"default": default}
-        return tyro.cli(kind, prog=f"lesioncam {verb}", args=list(words), **given)
+        try:
+            return tyro.cli(kind, prog=f"lesioncam {verb}", args=list(words), **given)
+        except _SlipError as slip:
+            raise OptionError(str(slip)) from slip
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, str]) -> RunConfig:

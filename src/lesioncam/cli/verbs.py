@@ -96,7 +96,8 @@ def check(words: Sequence[str]) -> int:
     from lesioncam.data.check import check_table
     from lesioncam.data.table import read_table
 
-    found = check_table(read_table(args.table, config=args.read), files=not args.no_files)
+    table = read_table(args.table, config=args.read)
+    found = check_table(table, files=not args.no_files, uncertain=args.read.uncertain, blank=args.read.blank)
     print(found.text())
     return 0 if found.ok else 2
 

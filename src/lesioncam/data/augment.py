@@ -28,7 +28,7 @@ class AugmentParams:
         shift: (down, right), share of the side.
         scale: above 1 enlarges.
         flip: left-right mirror.
-        contrast: factor about the image mean.
+        contrast: gain above the image's darkest value, which stays where it is.
         brightness: added after it, in units of the normalised image.
         gamma: exponent on the image's own range.
         noise: standard deviation, in units of the normalised image.
@@ -95,8 +95,7 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
         torch.tensor([getattr(p, name) for p in params]).view(-1, 1, 1, 1) for name in ("gamma", "contrast", "brightness")
     )
     moved = ((moved - low) / span).clamp(0, 1).pow(gamma) * span + low
-    mean = moved.mean((1, 2, 3), keepdim=True)
-    moved = (moved - mean) * contrast + mean + brightness + _noise(params, images.shape[1:])
+    moved = (moved - low) * contrast + low + brightness + _noise(params, images.shape[1:])
     return moved, apply_placement(params, valid.float(), mode="nearest") > 0.5
 
 

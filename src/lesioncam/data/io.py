@@ -28,13 +28,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from lesioncam.errors import ImageError
 
 if TYPE_CHECKING:
     import h5py
     import tifffile
-    from PIL import Image
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -55,7 +55,18 @@ _PILLOW = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 _IDX_NAME = re.compile(r"(?:[.-]idx\d?(?:-ubyte)?(?:\.gz)?|\.gz)$", re.IGNORECASE)
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _KEPT = {"uint8", "uint16", "int16", "float32"}
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error)
+_DAMAGE = (
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_info(path: str | Path) -> ImageInfo:
-    """Size, channels and type of an image from its header, without decoding the pixels (idx.gz: without keeping them).
+    """Size, channels and type of an image from its header, without decoding the pixels.
 
     Raises:
         ImageError: as :func:`read_image`, as far as the header shows it.
@@ -259,6 +270,10 @@ def _reading(path: Path) -> Iterator[None]:
 def _damage(path: Path, error: Exception) -> str:
     if "imagecodecs" in str(error):
         return f"{path} is compressed in a way that needs another package here: pip install imagecodecs."
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"{path} is too large to be decoded whole ({2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels at most); cut it."
+        )
     if type(error).__name__ in {"UnidentifiedImageError", "TiffFileError"}:
         if path.stat().st_size == 0:
             return f"{path} is an empty file; copy it again or take its row out."
@@ -304,8 +319,6 @@ def _expect_single(path: Path, index: int | None) -> None:
 @contextmanager
 def _open(path: Path, index: int | None) -> Iterator[Image.Image]:
     """A file opened by Pillow, header only, at the page that was asked for."""
-    from PIL import Image
-
     with Image.open(path, formats=_PILLOW) as image:
         if image.format == "TIFF":
             image.seek(index or 0)
@@ -319,8 +332,6 @@ def _read_pillow(path: Path, image: Image.Image) -> np.ndarray:
         return _read_png16(path, _raw_mode(image))
     _refuse_deep_ppm(path, image)
     if image.format == "JPEG":
-        from PIL import ImageOps
-
         image = ImageOps.exif_transpose(image)
     return _keep(_plain(image))
 
@@ -392,8 +403,6 @@ def _read_png16(path: Path, raw: str) -> np.ndarray:
 
 
 def _decode_as(path: Path, raw: str) -> np.ndarray:
-    from PIL import Image
-
     with Image.open(path, formats=("PNG",)) as image:
         image.tile = [tile._replace(args=raw) for tile in image.tile]
         return np.array(image)

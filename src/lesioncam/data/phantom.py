@@ -1,19 +1,19 @@
-r"""A phantom: real anatomy with planted lesions, so that the demo and the tests need no download and are not trivial.
+"""A phantom: real anatomy with planted lesions, so that the demo and the tests need no download and are not trivial.
 
 The anatomy is the MNI152 head that the nilearn package carries (Fonov et al., "Unbiased average age-appropriate atlases
-for pediatric studies", NeuroImage 2011). Each patient gets an own elastic warp, tissue contrast, coil shading, scanner
-gain and noise; two patients in three get one or two lesions:
+for pediatric studies", NeuroImage 2011); skull and scalp are added. Each patient gets an elastic warp, tissue contrast,
+coil shading, scanner gain and noise of its own; two patients in three get one or two lesions:
 
-* ``mass``: a solid lump, brighter than the tissue around it;
+* ``mass``: a solid lump, brighter than the dark swelling around it (which is no part of the mask);
 * ``ring``: a bright rim around a dark core (the mask is the whole lesion, core included);
 * ``infiltration``: a faint irregular stain in which the folds of the brain still show.
 
-Sick and healthy patients alike carry things that are no lesion: vessels, calcifications, cysts without a rim, lumps under
-the scalp, marker capsules, zipper and spike artefacts, ghosts, and a left-right difference. They, the shading and the gain
-are what defeats a threshold on brightness.
+Sick and healthy patients alike carry things that are no lesion: vessels, calcifications, cysts without a rim, one
+ventricle wider than its twin, lumps under the scalp, marker capsules, zipper and streak artefacts, ghosts. They, the
+shading and the gain are what defeats a threshold on brightness.
 
-Everything is a function of world coordinates in mm (RAS: x to the patient's right, y forward, z up), so a slice costs one
-plane of points and a volume is a stack of the same planes.
+Everything is a function of world coordinates in mm (RAS: x to the patient's right, y forward, z up), so a slice costs
+one plane of points, and a volume is a stack of such planes.
 """
 
 import csv
@@ -42,7 +42,9 @@ KINDS = ("mass", "ring", "infiltration")
 HEAD_MM = (226.0, 194.0)  # field of view (front to back, left to right) that holds every warped head
 MIDDLE_MM = (0.0, -18.0, 0.0)  # centre of the field of view in MNI space
 SLAB_MM = (-22.0, 54.0)  # slices are cut here: above lies little brain, below the template has no face or neck
+MOST_SLICES = 12  # of a patient: so many fit between the heights that only graze a lesion
 VOLUME_MM = (-60.0, 90.0)  # extent of whole volumes from foot to head
+VENTRICLE_MM = 15.0  # reach of the widening of one ventricle
 WHITE = 20_000.0  # 16-bit value of white matter at scanner gain 1
 SMALLEST_CUT_MM2 = 260.0  # a written slice cuts a lesion at least this wide, or not at all
 SMALLEST_CORE_MM2 = 64.0  # and shows at least this much of a ring's core
@@ -55,7 +57,7 @@ class Phantom:
 
     Args:
         patients: number of patients, at least 3 (one for each split).
-        slices: slices per patient in :func:`write_phantom`, at least 1.
+        slices: slices per patient in :func:`write_phantom`, 1 to 12.
         size: ``(H, W)`` of a slice in pixels, each at least 32.
         seed: not negative; another seed gives other patients.
         classes: lesion kinds, drawn from ``mass``, ``ring`` and ``infiltration``.
@@ -80,6 +82,8 @@ class Phantom:
     fractions: tuple[float, float, float] = (0.6, 0.15, 0.25)
 
     def __post_init__(self) -> None:
+        for name in ("size", "classes", "fractions"):  # lists, as YAML gives them, cannot be hashed
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _check(self)
 
     @property
@@ -92,8 +96,8 @@ def _check(phantom: Phantom) -> None:
     """Refuse settings that no data set can be made from."""
     if phantom.patients < 3:
         raise ValueError(f"patients must be at least 3 (one for each split), got {phantom.patients}; ask for more.")
-    if phantom.slices < 1:
-        raise ValueError(f"slices must be at least 1, got {phantom.slices}; ask for more.")
+    if not 1 <= phantom.slices <= MOST_SLICES:
+        raise ValueError(f"slices must be 1 to {MOST_SLICES}, got {phantom.slices}; for more, use write_volumes.")
     if len(phantom.size) != 2 or min(phantom.size) < 32:
         raise ValueError(f"size must be (H, W) with both at least 32 pixels, got {phantom.size}; lesions would vanish.")
     if phantom.seed < 0:
@@ -106,7 +110,7 @@ def _check(phantom: Phantom) -> None:
         )
 
 
-# --- the recipe of a patient --------------------------------------------------------------------------------------------
+# --- the recipe of a patient -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,21 +134,29 @@ class Waves:
 
 @dataclass(frozen=True, eq=False)
 class Warp:
-    """Patient space to template space: ``matrix @ (x - MIDDLE_MM) + MIDDLE_MM + shift + elastic(x)``, all in mm."""
+    """Patient space to template space: ``matrix @ (x - MIDDLE_MM) + MIDDLE_MM + shift + elastic(x)``, all in mm.
+
+    Then what lies around ``ventricle`` is magnified by up to ``1 / (1 - wider)``, which makes the head asymmetric.
+    """
 
     matrix: Array
     shift: Array
     elastic: Waves
+    ventricle: Array
+    wider: float
 
     def __call__(self, points: Array) -> Array:
         """Template coordinates ``(N, 3)`` of patient points ``(N, 3)``, mm."""
         middle = np.asarray(MIDDLE_MM, np.float32)
-        return np.asarray((points - middle) @ self.matrix.T + middle + self.shift + self.elastic(points))
+        places = (points - middle) @ self.matrix.T + middle + self.shift + self.elastic(points)
+        offset = places - self.ventricle
+        near = np.exp(-(offset**2).sum(1, keepdims=True) / (2 * VENTRICLE_MM**2))
+        return np.asarray(places - self.wider * near * offset, np.float32)
 
     def inverse(self, point: Array) -> Array:
         """The patient point ``(3,)`` that lands on a template point; fixed-point steps, good to about 0.1 mm."""
         guess = point.copy()
-        for _ in range(12):
+        for _ in range(30):
             guess = guess + (point - self(guess[None])[0])
         return guess
 
@@ -196,7 +208,7 @@ class Lesion:
     texture: Waves
 
     def depth(self, points: Array) -> Array:
-        """About how many mm each of ``points (N, 3)`` lies inside the surface; negative outside. ``(N,)``"""
+        """About how many mm each of ``points (N, 3)`` lies inside the surface; negative outside; shape ``(N,)``."""
         offset = points - self.centre
         return np.asarray(self.radius * (1 + self.surface(offset)[:, 0] - np.linalg.norm(offset @ self.axes.T, axis=1)))
 
@@ -309,7 +321,9 @@ def _draw_warp(rng: np.random.Generator) -> Warp:
     angles = np.radians(rng.normal(0, (4, 3, 5)))
     matrix = _rotation(angles) @ np.diag(rng.uniform(0.95, 1.08, 3))  # above 1: a smaller head
     shift = rng.normal(0, 3, 3)
-    return Warp(matrix.astype(np.float32), shift.astype(np.float32), _draw_waves(rng, 14, (70, 170), np.full(3, 3.2)))
+    elastic = _draw_waves(rng, 14, (70, 170), np.full(3, 3.2))
+    ventricle = np.array([rng.choice([-16, 16]), -12, 16], np.float32)
+    return Warp(matrix.astype(np.float32), shift.astype(np.float32), elastic, ventricle, rng.uniform(0, 0.4))
 
 
 def _rotation(angles: Array) -> Array:
@@ -340,12 +354,13 @@ def _draw_contrast(rng: np.random.Generator) -> Contrast:
 
 
 def _draw_lesions(rng: np.random.Generator, kinds: tuple[str, ...], warp: Warp) -> tuple[Lesion, ...]:
-    """One lesion for each kind; a second one that finds no free place is left out."""
+    """One lesion for each kind, shown well at least by its middle slice; a second one without a place is left out."""
     lesions: list[Lesion] = []
     for kind in kinds:
         for _ in range(20):
             lesion = _draw_lesion(rng, kind, warp)
-            if all(np.linalg.norm(lesion.centre - o.centre) > 1.5 * (lesion.radius + o.radius) for o in lesions):
+            apart = all(np.linalg.norm(lesion.centre - o.centre) > 1.5 * (lesion.radius + o.radius) for o in lesions)
+            if apart and _shown(lesion, warp, lesion.centre[2:])[0].all():
                 lesions.append(lesion)
                 break
     return tuple(lesions)
@@ -364,7 +379,7 @@ def _draw_lesion(rng: np.random.Generator, kind: str, warp: Warp) -> Lesion:
         radius=radius,
         surface=_draw_waves(rng, 8, (1.6 * radius, 3.5 * radius), np.array([bumps])),
         level=rng.uniform(*level),
-        rim=rng.uniform(4.5, 7.0),
+        rim=min(rng.uniform(4.5, 7.0), 0.36 * radius),
         core=rng.uniform(0.25, 0.5),
         halo=rng.uniform(5.0, 9.0) if kind == "mass" else 0.0,
         texture=_draw_waves(rng, 10, (7, 22), np.array([0.06])),
@@ -387,8 +402,7 @@ def _draw_distractors(rng: np.random.Generator, warp: Warp) -> Distractors:
     blobs = [_inner_blob(rng, warp, (1.5, 2.6), (1.5, 2.2)) for _ in range(rng.integers(0, 4))]
     if rng.random() < 0.25:
         blobs.append(_inner_blob(rng, warp, (6, 11), (0.12, 0.3)))  # a cyst: a dark core without a rim
-    for _ in range(rng.integers(0, 3)):
-        blobs.append(_outer_blob(rng, warp))
+    blobs.extend(_outer_blob(rng, warp) for _ in range(rng.integers(0, 3)))
     return Distractors(vessels.astype(np.float32), rng.uniform(1.5, 2.2), tuple(blobs), rng.uniform(0.1, 0.6))
 
 
@@ -453,12 +467,12 @@ def _shown(lesion: Lesion, warp: Warp, heights: Array) -> tuple[Array, Array]:
     return well, depth.max(1) < -3
 
 
-# --- the head -----------------------------------------------------------------------------------------------------------
+# --- the head --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Head:
-    """The template: grey and white matter, T1 detail (uint8, 1 mm) and the distance to the brain's hull (mm, 2 mm grid)."""
+    """The template: grey and white matter and T1 detail on a 1 mm grid, distance to the brain's hull on a 2 mm grid."""
 
     grey: Array
     white: Array
@@ -474,7 +488,7 @@ class _Head:
         return np.asarray(ndimage.map_coordinates(channel, where, np.float32, order=1, cval=outside, prefilter=False))
 
     def distance(self, points: Array) -> Array:
-        """mm outside the brain's hull; negative inside."""
+        """Distance from the brain's hull in mm, ``(N,)``; negative inside."""
         return self.sample(self.hull, points, 2.0, outside=60.0)
 
 
@@ -482,19 +496,15 @@ class _Head:
 def _head() -> _Head:
     """Read the template once per process, about a second."""
     grey, white, t1 = (_read_template(name) for name in ("gm", "wm", "t1"))
-    origin = np.array([-98.0, -134.0, -72.0], np.float32)
-    pad = 16
-    padded = [np.pad(a, pad) for a in (grey, white, t1)]
-    hull = _hull_distance((padded[2] > 0)[::2, ::2, ::2])
-    origin = origin - pad
-    detail = _detail(*padded)
-    z, y, x = (np.arange(n) * 2.0 for n in hull.shape[::-1])
+    pad = 16  # room for skull and scalp
+    origin = np.array([-98.0, -134.0, -72.0], np.float32) - pad
+    grey, white, t1 = (np.pad(a, pad) for a in (grey, white, t1))
+    hull = _hull_distance((t1 > 0)[::2, ::2, ::2])
     inside = np.argwhere(hull < -4)
     places = inside * 2.0 + origin
     keep = (places[:, 2] > SLAB_MM[0] + 6) & (places[:, 2] < SLAB_MM[1] - 6)
     depth = -hull[tuple(inside[keep].T)]
-    del z, y, x
-    return _Head(padded[0], padded[1], detail, hull, origin, places[keep].astype(np.float32), depth)
+    return _Head(grey, white, _detail(grey, white, t1), hull, origin, places[keep].astype(np.float32), depth)
 
 
 def _read_template(name: str) -> Array:
@@ -507,7 +517,7 @@ def _read_template(name: str) -> Array:
             f"the installed nilearn has no {path}; expected nilearn 0.10 to 0.14, install one of these."
         )
     with resources.as_file(path) as file:
-        return np.asarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
+        return np.asarray(nib.load(file).dataobj)
 
 
 def _hull_distance(brain: Array) -> Array:
@@ -528,7 +538,7 @@ def _detail(grey: Array, white: Array, t1: Array) -> Array:
     return detail
 
 
-# --- drawing ------------------------------------------------------------------------------------------------------------
+# --- drawing ---------------------------------------------------------------------------------------------------------
 
 
 def draw_slice(
@@ -655,6 +665,7 @@ def _plant(lesion: Lesion, depth: Array, signal: Array, points: Array) -> Array:
 
 
 def _add_distractors(distractors: Distractors, points: Array, outside: Array, signal: Array) -> Array:
+    """Blobs and vessels over ``signal``; the points must be of one plane."""
     for blob in distractors.blobs:
         near = np.abs(points - blob.centre).max(1) < blob.radius + 2
         depth = blob.radius - np.linalg.norm(points[near] - blob.centre, axis=1)
@@ -695,22 +706,22 @@ def _add_artefacts(rng: np.random.Generator, share: float, image: Array) -> Arra
             * height
             * np.array([math.sin(angle), math.cos(angle)])
         )
-        rows, columns = np.rint(along + (y, x)).astype(int).T
+        rows, columns = np.rint(along + np.array([y, x])).astype(int).T
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         image = image.copy()
         image[rows[inside], columns[inside]] = rng.uniform(1.4, 2.2)
     return image
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def write_phantom(folder: Path, phantom: Phantom) -> Path:
     """Write slices like a user's data: ``images/*.png`` (16-bit grey), ``masks/*.png``, ``labels.csv``.
 
     Returns:
-        Path of ``labels.csv``, one row per slice, with the columns ``image, patient, split``, one 0/1 column per class and
-        one ``mask:<class>`` per class (blank where negative); paths are relative to ``folder``.
+        Path of ``labels.csv``, written last; one row per slice, with the columns ``image, patient, split``, one 0/1
+        column per class and one ``mask:<class>`` per class (blank where negative); paths are relative to ``folder``.
 
     Example:
         >>> import tempfile
@@ -737,7 +748,7 @@ def write_phantom(folder: Path, phantom: Phantom) -> Path:
 
 
 def write_volumes(folder: Path, phantom: Phantom, spacing_mm: float = 2.0) -> Path:
-    """Write whole heads: ``volumes/*.nii.gz``, ``masks/*.nii.gz`` and ``labels.csv`` (columns as :func:`write_phantom`).
+    """Write whole heads: ``volumes/*.nii.gz``, ``masks/*.nii.gz`` and ``labels.csv``, with the same columns.
 
     The files are in RAS order, as most tools write them; their affine leads to the same world as :func:`draw_volume`'s.
 
@@ -776,4 +787,4 @@ def _write_labels(folder: Path, rows: list[dict[str, str | int]]) -> Path:
 
 
 def _save_nifti(path: Path, array: Array, affine: Array) -> None:
-    nib.as_closest_canonical(nib.Nifti1Image(array, affine)).to_filename(path)  # type: ignore[attr-defined, no-untyped-call]
+    nib.as_closest_canonical(nib.Nifti1Image(array, affine)).to_filename(path)

@@ -131,8 +131,11 @@ def _window(pixels: np.ndarray, dtype: np.dtype, how: str, name: str) -> tuple[f
 
 
 def _normal(planes: np.ndarray, inside: np.ndarray, window: tuple[float, float], how: str) -> np.ndarray:
-    """About mean 0 and spread 1: [0, 1] values become -2 to 2, which is what a random network likes to see."""
+    """The window becomes [0, 1]: the dark end is 0, the very value convolutions pad with, so that no border shows.
+
+    With air at another value the zero padding of every layer is a bright frame, and networks learn to write there.
+    """
     if how == "zscore":
         return np.asarray((planes - inside.mean()) / inside.std())
     low, high = window
-    return np.asarray((planes - low) / (high - low) * 4.0 - 2.0)
+    return np.asarray((planes - low) / (high - low))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,7 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
     """
     name, options = _resolve(config)
     pretrained = _pretrained(weights)
-    try:
-        network = _create(name, channels, {**options, **pretrained, **_dilation(config.stride)})
-    except _REFUSALS as refusal:
-        logger.debug("%s does not dilate to stride %d (%s); looking for a stage of that stride.", name, config.stride, refusal)
-        network = None
+    network = _dilated(name, channels, {**options, **pretrained}, config.stride) if config.dilate else None
     if network is None or network.feature_info.reduction()[-1] != config.stride:
         network = _deepest_stage(name, channels, {**options, **pretrained}, config.stride)
     form = str(getattr(network, "output_fmt", "NCHW"))
@@ -82,7 +79,9 @@ def _resolve(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
     name, options = ALIASES.get(config.name, (config.name, {}))
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:5] or _near(name)
-        raise ModelError(f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? Any timm name works, or {', '.join(ALIASES)}.")
+        raise ModelError(f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? "
+            f"Any timm name works, or {', '.join(ALIASES)}."
+        )
     return name, {**options, **config.options}
 
 
@@ -94,8 +93,14 @@ def _near(name: str) -> list[str]:
     return get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
 
 
-def _dilation(stride: int) -> dict[str, int]:
-    return {} if stride == 32 else {"output_stride": stride}
+def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int) -> Any | None:
+    """The whole network, its last stages dilated to the stride; None where timm refuses."""
+    dilation = {} if stride == 32 else {"output_stride": stride}
+    try:
+        return _create(name, channels, {**options, **dilation})
+    except _REFUSALS as refusal:
+        logger.debug("%s does not dilate to stride %d (%s).", name, stride, refusal)
+        return None
 
 
 def _pretrained(weights: str) -> dict[str, Any]:
@@ -110,6 +115,7 @@ def _pretrained(weights: str) -> dict[str, Any]:
 
 def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[int, ...] | None = None) -> Any:
     import timm
+    from safetensors import SafetensorError
 
     try:
         if stages is not None:
@@ -120,7 +126,7 @@ def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[
             f"pretrained weights of {name} cannot be had ({type(error).__name__}). On a machine with network, save them once "
             "and pass --weights FILE, or start from random weights with --weights none."
         ) from error
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{name} cannot be built as a feature extractor with these options or weights: {text}") from error
 

@@ -80,7 +80,8 @@ def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True)
     """
     if not isinstance(table, Table):
         table = read_table(table, config=config.table)
-    require(check_table(table, files=files))
+    policy = config.table
+    require(check_table(table, files=files, uncertain=policy.uncertain, blank=policy.blank))
     if not any(len(table.split(name)) for name in SPLITS):
         table = split_table(table, config.table.fractions, seed=config.seed)
     for name in ("train", "val"):

@@ -1,0 +1,101 @@
+"""Backbones: any timm name, the stride that was asked for, and where each cell really looks."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from lesioncam.config import BackboneConfig
+from lesioncam.errors import ModelError
+from lesioncam.models.backbone import build_backbone, measure_origin
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "dilate"),
+    [
+        ("slim", 8, True),
+        ("slim", 16, True),
+        ("slim", 32, True),
+        ("slim", 8, False),
+        ("densenet121", 16, True),                                             # cannot dilate: the deepest stage of stride 16
+        ("mobilenetv3_small_050", 8, True),
+        ("swin_tiny_patch4_window7_224", 16, True),                            # channels last inside
+    ],
+)
+def test_the_stride_is_the_one_asked_for(name, stride, dilate):
+    side = 224 if "swin" in name else 96
+    net = build_backbone(BackboneConfig(name=name, stride=stride, dilate=dilate), channels=2).eval()
+    with torch.no_grad():
+        features = net(torch.rand(1, 2, side, side))
+    assert features.shape == (1, net.channels, side // stride, side // stride)
+
+
+def test_a_stride_that_is_not_on_offer_lists_those_that_are():
+    with pytest.raises(ModelError, match="strides on offer: 16"):
+        build_backbone(BackboneConfig(name="vit_tiny_patch16_224", stride=8), channels=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BackboneConfig(name="resnet81"), "Did you mean one of"),
+        (BackboneConfig(name="resnet18", options={"colour": 3}), "does not take these options"),
+    ],
+)
+def test_slips_are_named(config, message):
+    with pytest.raises(ModelError, match=message):
+        build_backbone(config, channels=1)
+
+
+def test_weights_come_from_a_file_and_fit_the_channels(tmp_path):
+    whole = timm.create_model("resnet10t", pretrained=False)
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    net = build_backbone(BackboneConfig(name="resnet10t", stride=16), channels=3, weights=str(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(net.network.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
+    grey = build_backbone(BackboneConfig(name="resnet10t", stride=16), channels=1, weights=str(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(grey.network.conv1[0].weight, whole.conv1[0].weight.sum(1, keepdim=True))
+
+
+def test_weights_that_are_not_there_stop_with_the_remedy(tmp_path):
+    with pytest.raises(ModelError, match="no such file"):
+        build_backbone(BackboneConfig(), channels=1, weights=str(tmp_path / "none.safetensors"))
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="cannot be built|cannot be had"):
+        build_backbone(BackboneConfig(), channels=1, weights=str(tmp_path / "broken.safetensors"))
+
+
+def test_hub_weights_that_cannot_be_reached_never_become_random(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise FileNotFoundError("cannot find the requested files")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
+    with pytest.raises(ModelError, match="--weights FILE"):
+        build_backbone(BackboneConfig(name="resnet10t"), channels=1, weights="hub")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "expected"),
+    [
+        ("slim", 8, 0.0),
+        ("slim", 32, 0.0),
+        ("resnet18", 16, 0.0),                                                 # padded on both sides: cell i looks at pixel 16 i
+        ("vgg11", 8, 3.5),                                                     # tiles of 8 pixels: their middle
+        ("vit_tiny_patch16_224", 16, 7.5),
+    ],
+)
+def test_where_the_first_cell_looks(name, stride, expected):
+    net = build_backbone(BackboneConfig(name=name, stride=stride), channels=1)
+    assert measure_origin(net, 1) == (expected, expected)
+
+
+def test_the_origin_agrees_with_a_drawn_dot():
+    """An independent way: which input pixel changes cell (5, 5) most, averaged over random networks?"""
+    centres = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        net = build_backbone(BackboneConfig(name="slim", stride=8, dilate=False), channels=1).double().eval()
+        images = torch.rand(1, 1, 96, 96, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(net(images)[0, :, 5, 5].sum(), images)
+        weight, pixels = gradient[0, 0].abs(), torch.arange(96, dtype=torch.float64)
+        centres.append(float((weight.sum(1) * pixels).sum() / weight.sum()))
+    assert sum(centres) / len(centres) == pytest.approx(5 * 8, abs=1.0)        # and not 5 * 8 + 3.5
