@@ -20,7 +20,9 @@ def python(code: str) -> str:
 
 
 def test_importing_loads_nothing_heavy():
-    loaded = python("import sys, lesioncam; print([m for m in ('torch', 'numpy', 'pandas', 'pydantic') if m in sys.modules])")
+    loaded = python(
+        "import sys, lesioncam; print([m for m in ('torch', 'numpy', 'pandas', 'pydantic') if m in sys.modules])"
+    )
     assert loaded == "[]"
 
 
@@ -71,5 +73,3 @@ def test_an_unknown_verb_is_one_sentence(capsys):
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert lesioncam.__version__ in capsys.readouterr().out
-
-

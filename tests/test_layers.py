@@ -9,10 +9,27 @@ import pytest
 import lesioncam
 
 ROOT = Path(lesioncam.__file__).parent
-ORDER = (
-    "errors lookup files geometry types config functional data models explanation training segmentation evaluation "
-    "reporting export pipeline scale app cli"
-).split()
+ORDER = [
+    "errors",
+    "lookup",
+    "files",
+    "geometry",
+    "types",
+    "config",
+    "functional",
+    "data",
+    "models",
+    "explanation",
+    "training",
+    "segmentation",
+    "evaluation",
+    "reporting",
+    "export",
+    "pipeline",
+    "scale",
+    "app",
+    "cli",
+]
 
 
 def imports(path: Path) -> Iterator[str]:

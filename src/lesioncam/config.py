@@ -11,12 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from lesioncam.errors import OptionError
 from lesioncam.lookup import find
 
 __all__ = [
+    "POOLING_TYPES",
     "AugmentConfig",
     "AvgPool",
     "BackboneConfig",
@@ -26,7 +36,6 @@ __all__ = [
     "MaxPool",
     "PcamPool",
     "Pooling",
-    "POOLING_TYPES",
     "PreprocessConfig",
     "RunConfig",
     "TableConfig",
@@ -113,7 +122,7 @@ class TableConfig(Config):
     negative: tuple[str, ...] = ()
     """Names of labels that are no lesion ("No Finding", "healthy")."""
     patient_from: str | None = None
-    """Who is who, without a patient column: a regular expression with one group over the image path, blocks:N, or none."""
+    """Who is who, without a patient column: a regular expression with one group, blocks:N, or none."""
     uncertain: Literal["ignore", "0", "1"] | float = "ignore"
     """What -1 becomes: ignore, 0, 1, or a soft label between 0 and 1."""
     blank: Literal["ignore", "0"] = "ignore"
@@ -130,7 +139,7 @@ class PreprocessConfig(Config):
     channels: PositiveInt = 1
     """Input channels: 1 grey, 3 colour."""
     normalise: Literal["percentile", "zscore", "range"] = "percentile"
-    """percentile: 0.5 to 99.5 % of the image to [0, 1]; zscore: mean 0, sd 1; range: full range of the file's bit depth."""
+    """percentile: 0.5 to 99.5 % of the image to [0, 1]; zscore: mean 0, sd 1; range: the file's full bit depth."""
     crop: bool = False
     """Cut to the foreground (largest bright component) first."""
     centred: bool = True
@@ -265,7 +274,7 @@ def parse_backbone(text: str) -> BackboneConfig:
         {'drop_path_rate': 0.1}
     """
     found = parse_choice(text)
-    own = {key: found.pop(key) for key in ("name", "stride", "dilate") if key in found}
+    own: dict[str, Any] = {key: found.pop(key) for key in ("name", "stride", "dilate") if key in found}
     return validated(BackboneConfig, {**own, "options": found}, f"backbone {text!r}")
 
 

@@ -6,7 +6,7 @@ __all__ = ["GeometryError", "ImageError", "LesioncamError", "ModelError", "Optio
 
 
 class LesioncamError(ValueError):
-    """Base of all errors that are the input's fault, not the program's; the command line turns them into exit code 2."""
+    """Base of all errors that are the input's fault, not the program's; exit code 2 on the command line."""
 
 
 class TableError(LesioncamError):

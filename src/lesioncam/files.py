@@ -69,7 +69,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing; is {path.parent} a finished run folder?") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is not readable as JSON ({error}); restore it or run again with --overwrite.") from error
+        raise RunError(
+            f"{path} is not readable as JSON ({error}); restore it or run again with --overwrite."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def resize(maps: Tensor, grid: Sequence[int]) -> Tensor:
-    """Linear resize with half-pixel centres: coarse cell ``i`` lands at ``s * i + (s - 1) / 2``, inside the value range.
+    """Linear resize with half-pixel centres: cell ``i`` lands at ``s * i + (s - 1) / 2``, inside the value range.
 
     Args:
         maps: shape ``(N, K, *s)``, one to three spatial axes, float.
@@ -88,9 +88,13 @@ class Geometry:
         whole = tuple((0, int(n)) for n in native)
         chosen = tuple((int(a), int(b)) for a, b in crop) if crop is not None else whole
         if len(native) != len(size) or len(chosen) != len(size):
-            raise GeometryError(f"native size {tuple(native)} and input size {tuple(size)} have different numbers of axes.")
+            raise GeometryError(
+                f"native size {tuple(native)} and input size {tuple(size)} have different numbers of axes."
+            )
         if min(size) < 1 or any(not 0 <= a < b <= n for (a, b), n in zip(chosen, native, strict=True)):
-            raise GeometryError(f"crop {chosen} does not lie inside an image of {tuple(native)}; give start < stop inside it.")
+            raise GeometryError(
+                f"crop {chosen} does not lie inside an image of {tuple(native)}; give start < stop inside it."
+            )
         pitch = tuple(float(s) for s in spacing) if spacing is not None else None
         return cls(tuple(int(n) for n in native), tuple(int(n) for n in size), chosen, centred, pitch)
 
@@ -119,7 +123,8 @@ class Geometry:
         import torch.nn.functional as F
 
         self._expect(images.shape[2:], self.native)
-        cut = images[(..., *(slice(a, b) for a, b in self.crop))].float()
+        window: Any = (..., *(slice(a, b) for a, b in self.crop))
+        cut = images[window].float()
         shrinks = self.scaled < self.extent and len(self.input) == 2
         if self.scaled != self.extent:
             mode = _MODES[len(self.input)]
@@ -135,9 +140,7 @@ class Geometry:
         inside[self._window] = True
         return inside
 
-    def to_native(
-        self, maps: np.ndarray, fill: float = OUTSIDE, origin: Sequence[float] | None = None
-    ) -> np.ndarray:
+    def to_native(self, maps: np.ndarray, fill: float = OUTSIDE, origin: Sequence[float] | None = None) -> np.ndarray:
         """Carry maps ``(K, *s)`` of any resolution over the input back to the native grid, ``(K, *native)`` float32.
 
         Args:
@@ -155,7 +158,8 @@ class Geometry:
         if self.extent == self.native:
             return np.asarray(cut)
         out = np.full((len(maps), *self.native), fill, dtype=np.float32)
-        out[(..., *(slice(a, b) for a, b in self.crop))] = cut
+        window: Any = (..., *(slice(a, b) for a, b in self.crop))
+        out[window] = cut
         return out
 
     def to_native_points(self, points: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:

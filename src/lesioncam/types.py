@@ -37,7 +37,7 @@ POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1.0, 0.0, -1.0, float("nan")
 
 @dataclass(frozen=True)
 class Box:
-    """A box of one class in native pixels, half-open: ``(x0, y0, x1, y1)``; predicted ones integer, truth may be fractional.
+    """A box of one class in native pixels, half-open: ``(x0, y0, x1, y1)``; predicted ones integer, truth may be not.
 
     Example:
         >>> Box("mass", (2, 1, 5, 3)).area      # 3 wide, 2 high
@@ -99,7 +99,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several samples as tensors: images ``(N, C, *S)``, valid ``(N, 1, *S)`` bool, labels ``(N, K)`` with NaN unknown."""
+    """Samples as tensors: images ``(N, C, *S)``, valid ``(N, 1, *S)`` bool, labels ``(N, K)`` with NaN unknown."""
 
     images: Tensor
     valid: Tensor
@@ -183,7 +183,9 @@ class Heatmap:
             LesioncamError: if the map has no calibrated scale.
         """
         if self.calibration is None:
-            raise LesioncamError(f"{self.method} maps have no calibrated scale here; use .native() or .unit(), or fit one.")
+            raise LesioncamError(
+                f"{self.method} maps have no calibrated scale here; use .native() or .unit(), or fit one."
+            )
         return self.calibration.probability(self.native())
 
     def unit(self) -> np.ndarray:
@@ -221,14 +223,14 @@ class Threshold:
         """
         if seen := sorted(self.tuned_on.intersection(patients)):
             raise LesioncamError(
-                f"threshold {self.value:g} was chosen on {len(seen)} of these patients; choose thresholds on `val` only, "
-                "and keep each patient in one split."
+                f"threshold {self.value:g} was chosen on {len(seen)} of these patients; choose thresholds on `val` "
+                "only, and keep each patient in one split."
             )
 
 
 @dataclass(frozen=True)
 class Component:
-    """One connected region of a mask: its half-open box ``(x0, y0, x1, y1)``, size in pixels and hottest probability."""
+    """One connected region of a mask: half-open box ``(x0, y0, x1, y1)``, size in pixels and hottest probability."""
 
     box: tuple[int, ...]
     area: int

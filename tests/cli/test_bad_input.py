@@ -1,6 +1,7 @@
 """Bad input: one clear sentence with the row or file and the way out, exit code 2, nothing half-written."""
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,20 @@ from lesioncam.cli import main
 from lesioncam.config import RunConfig, make_config
 from lesioncam.errors import OptionError
 
-QUICK = "--columns image=file --size 64 --epochs 1 --backbone slim,channels=[8,8,16,16] --threads 1 --draws 10".split()
+QUICK = [
+    "--columns",
+    "image=file",
+    "--size",
+    "64",
+    "--epochs",
+    "1",
+    "--backbone",
+    "slim,channels=[8,8,16,16]",
+    "--threads",
+    "1",
+    "--draws",
+    "10",
+]
 
 
 @pytest.fixture
@@ -52,15 +66,16 @@ def test_a_missing_column(table, tmp_path, capsys):
 
 
 def test_a_label_nobody_declared(table, tmp_path, capsys):
-    said = refused(table.rename(columns={"bar": "label"}).assign(label="dott"), tmp_path, capsys, "--classes", "dot", "bar")
+    said = refused(
+        table.rename(columns={"bar": "label"}).assign(label="dott"), tmp_path, capsys, "--classes", "dot", "bar"
+    )
     assert "dott" in said
     assert "row 2" in said
 
 
 def test_a_truncated_png(table, tmp_path, capsys):
-    whole = (tmp_path / "cut.png")
-    with open(table["file"][5], "rb") as source:
-        whole.write_bytes(source.read()[:400])
+    whole = tmp_path / "cut.png"
+    whole.write_bytes(Path(table["file"][5]).read_bytes()[:400])
     table.loc[5, "file"] = str(whole)
     said = refused(table, tmp_path, capsys)
     assert "row 7" in said
@@ -188,6 +203,8 @@ def test_options_in_python_are_the_same_options():
 def test_the_resolved_configuration_loads_back_equal():
     import yaml
 
-    config = make_config(pooling="topq,fraction=0.1", backbone="resnet18,stride=16", columns={"image": "file"}, images="a/b")
+    config = make_config(
+        pooling="topq,fraction=0.1", backbone="resnet18,stride=16", columns={"image": "file"}, images="a/b"
+    )
     again = RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
     assert again == config

@@ -28,7 +28,7 @@ def place(images):
         (AugmentParams(), (10, 20)),
         (AugmentParams(flip=True), (10, 40)),
         (AugmentParams(shift=(0.1, -0.2)), (10 + 4.1, 20 - 12.2)),
-        (AugmentParams(angle=90.0), (20 + 10, 30 - 10)),                       # centre (20, 30): (-10, -10) turns to (10, -10)
+        (AugmentParams(angle=90.0), (20 + 10, 30 - 10)),  # centre (20, 30): (-10, -10) turns to (10, -10)
         (AugmentParams(scale=0.5), (15, 25)),
     ],
 )
@@ -79,7 +79,10 @@ def test_noise_has_its_size_and_its_seed():
 
 
 def test_draws_follow_from_seed_epoch_and_record_alone():
-    draws = {key: sample_augment(np.random.default_rng(list(key)), AugmentConfig()) for key in [(0, 0, 1), (0, 1, 1), (0, 0, 2)]}
+    draws = {
+        key: sample_augment(np.random.default_rng(list(key)), AugmentConfig())
+        for key in [(0, 0, 1), (0, 1, 1), (0, 0, 2)]
+    }
     assert sample_augment(np.random.default_rng([0, 0, 1]), AugmentConfig()) == draws[0, 0, 1]
     assert len(set(draws.values())) == 3
 

@@ -30,7 +30,7 @@ def test_a_blob_drawn_anywhere_comes_back_within_a_pixel(size, crop, centred):
     for share in ((0.3, 0.4), (0.7, 0.3), (0.5, 0.75)):
         place = [s * n for s, n in zip(share, size, strict=True)]
         image = np.zeros(size)
-        image[size[0] // 8 : -size[0] // 8, size[1] // 8 : -size[1] // 8] = 0.3       # a body to crop to
+        image[size[0] // 8 : -size[0] // 8, size[1] // 8 : -size[1] // 8] = 0.3  # a body to crop to
         sample = Preprocess(PreprocessConfig(size=128, crop=crop, centred=centred))(image + blob(size, place))
         body_only = Preprocess(PreprocessConfig(size=128, crop=crop, centred=centred))
         seen = sample.image - body_only_image(body_only, image, sample)
@@ -66,7 +66,7 @@ def test_resize_keeps_a_cell_in_its_place_and_range(grid):
     maps[(0, 0, *cell)] = 1.0
     big = resize(maps, tuple(8 * n for n in grid))[0, 0].numpy()
     assert centroid(big) == pytest.approx([8 * i + 3.5 for i in cell], abs=1e-3)
-    assert 0 <= big.min()
+    assert big.min() >= 0
     assert big.max() <= 1
 
 

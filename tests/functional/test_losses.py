@@ -36,4 +36,4 @@ def test_soft_labels_and_positive_weight():
 
 def test_weights_are_counted_over_the_set_and_capped():
     labels = torch.tensor([[1.0, 0.0, 1.0]] + [[0.0, 0.0, NAN]] * 39)
-    assert positive_weights(labels).tolist() == [10.0, 1.0, 1.0]               # 39 capped; no positive; no negative
+    assert positive_weights(labels).tolist() == [10.0, 1.0, 1.0]  # 39 capped; no positive; no negative

@@ -123,14 +123,15 @@ def test_pcam_survives_what_kills_the_ratio():
 
 def test_topq_takes_at_least_one_place_and_counts_only_valid_ones():
     maps = torch.arange(25.0).view(1, 1, 5, 5)
-    assert topq_pool(maps, fraction=0.02).item() == 24.0                       # round(0.5) = 0 would be an empty mean
+    assert topq_pool(maps, fraction=0.02).item() == 24.0  # round(0.5) = 0 would be an empty mean
     valid = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
-    valid[..., :2, :] = True                                                   # ten places, 0 to 9
+    valid[..., :2, :] = True  # ten places, 0 to 9
     assert topq_pool(maps, valid, fraction=0.2).item() == 8.5
 
 
 @pytest.mark.parametrize(
-    ("pool", "option"), [(lse_pool, {"sharpness": 0.0}), (pcam_pool, {"temperature": -1.0}), (topq_pool, {"fraction": 0.0})]
+    ("pool", "option"),
+    [(lse_pool, {"sharpness": 0.0}), (pcam_pool, {"temperature": -1.0}), (topq_pool, {"fraction": 0.0})],
 )
 def test_impossible_options_are_named(pool, option):
     with pytest.raises(ValueError, match=next(iter(option))):

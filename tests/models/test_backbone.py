@@ -17,9 +17,9 @@ from lesioncam.models.backbone import build_backbone, measure_origin
         ("slim", 16, True),
         ("slim", 32, True),
         ("slim", 8, False),
-        ("densenet121", 16, True),                                             # cannot dilate: the deepest stage of stride 16
+        ("densenet121", 16, True),  # cannot dilate: the deepest stage of stride 16
         ("mobilenetv3_small_050", 8, True),
-        ("swin_tiny_patch4_window7_224", 16, True),                            # channels last inside
+        ("swin_tiny_patch4_window7_224", 16, True),  # channels last inside
     ],
 )
 def test_the_stride_is_the_one_asked_for(name, stride, dilate):
@@ -50,9 +50,13 @@ def test_slips_are_named(config, message):
 def test_weights_come_from_a_file_and_fit_the_channels(tmp_path):
     whole = timm.create_model("resnet10t", pretrained=False)
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
-    net = build_backbone(BackboneConfig(name="resnet10t", stride=16), channels=3, weights=str(tmp_path / "w.safetensors"))
+    net = build_backbone(
+        BackboneConfig(name="resnet10t", stride=16), channels=3, weights=str(tmp_path / "w.safetensors")
+    )
     torch.testing.assert_close(net.network.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
-    grey = build_backbone(BackboneConfig(name="resnet10t", stride=16), channels=1, weights=str(tmp_path / "w.safetensors"))
+    grey = build_backbone(
+        BackboneConfig(name="resnet10t", stride=16), channels=1, weights=str(tmp_path / "w.safetensors")
+    )
     torch.testing.assert_close(grey.network.conv1[0].weight, whole.conv1[0].weight.sum(1, keepdim=True))
 
 
@@ -78,8 +82,8 @@ def test_hub_weights_that_cannot_be_reached_never_become_random(monkeypatch):
     [
         ("slim", 8, 0.0),
         ("slim", 32, 0.0),
-        ("resnet18", 16, 0.0),                                                 # padded on both sides: cell i looks at pixel 16 i
-        ("vgg11", 8, 3.5),                                                     # tiles of 8 pixels: their middle
+        ("resnet18", 16, 0.0),  # padded on both sides: cell i looks at pixel 16 i
+        ("vgg11", 8, 3.5),  # tiles of 8 pixels: their middle
         ("vit_tiny_patch16_224", 16, 7.5),
     ],
 )
@@ -98,4 +102,4 @@ def test_the_origin_agrees_with_a_drawn_dot():
         (gradient,) = torch.autograd.grad(net(images)[0, :, 5, 5].sum(), images)
         weight, pixels = gradient[0, 0].abs(), torch.arange(96, dtype=torch.float64)
         centres.append(float((weight.sum(1) * pixels).sum() / weight.sum()))
-    assert sum(centres) / len(centres) == pytest.approx(5 * 8, abs=1.0)        # and not 5 * 8 + 3.5
+    assert sum(centres) / len(centres) == pytest.approx(5 * 8, abs=1.0)  # and not 5 * 8 + 3.5

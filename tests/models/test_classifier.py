@@ -102,11 +102,11 @@ def test_a_callable_that_was_not_given_is_asked_for():
 def test_cells_of_padding_do_not_count():
     valid = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     valid[..., 4:12] = True
-    assert shrink_valid(valid, (2, 2)).tolist() == [[[[True, True], [True, True]]]]      # exactly half of each
+    assert shrink_valid(valid, (2, 2)).tolist() == [[[[True, True], [True, True]]]]  # exactly half of each
     valid[..., 4:9] = False
     assert shrink_valid(valid, (2, 2)).tolist() == [[[[False, True], [False, True]]]]
     valid[:] = False
-    valid[..., 15:] = True                                                              # a sliver: its fullest cells
+    valid[..., 15:] = True  # a sliver: its fullest cells
     assert shrink_valid(valid, (2, 2)).any()
 
 
@@ -145,7 +145,11 @@ def test_a_checkpoint_comes_back_equal(saved):
 
 def test_the_card_names_no_place_of_the_users_machine(tmp_path):
     config = RunConfig.model_validate(
-        {"table": {"images": "/home/someone/pictures"}, "weights": "/home/someone/w.safetensors", "cache": "/home/someone/c"}
+        {
+            "table": {"images": "/home/someone/pictures"},
+            "weights": "/home/someone/w.safetensors",
+            "cache": "/home/someone/c",
+        }
     )
     save_classifier(RunFolder(tmp_path), build_classifier(RunConfig(), 1), ModelCard(("m",), config))
     assert "someone" not in (tmp_path / "model" / "model.json").read_text()

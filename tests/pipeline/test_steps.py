@@ -16,10 +16,26 @@ from lesioncam.files import RunFolder, read_json
 from lesioncam.pipeline.case import analyse
 from lesioncam.pipeline.steps import Run
 
-WORDS = (
-    "--columns image=file --size 64 --backbone slim,channels=[16,16,32,32],stem_width=16 --pooling topq,fraction=0.1 "
-    "--epochs 25 --batch 8 --precision fp32 --threads 1 --draws 100"
-).split()
+WORDS = [
+    "--columns",
+    "image=file",
+    "--size",
+    "64",
+    "--backbone",
+    "slim,channels=[16,16,32,32],stem_width=16",
+    "--pooling",
+    "topq,fraction=0.1",
+    "--epochs",
+    "25",
+    "--batch",
+    "8",
+    "--precision",
+    "fp32",
+    "--threads",
+    "1",
+    "--draws",
+    "100",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +48,20 @@ def done(toy, tmp_path_factory):
 
 
 def test_a_run_folder_holds_what_the_plan_says(done):
-    for name in (
-        "config.yaml table.csv state.json provenance.json model/weights.safetensors model/model.json log/history.csv "
-        "ledger.json report.html"
-    ).split():
+    for name in [
+        "config.yaml",
+        "table.csv",
+        "state.json",
+        "provenance.json",
+        "model/weights.safetensors",
+        "model/model.json",
+        "log/history.csv",
+        "ledger.json",
+        "report.html",
+    ]:
         assert (done / name).is_file(), name
     for split in ("val", "test"):
-        for name in "cases.csv metrics.csv curves.npz summary.json gallery.csv".split():
+        for name in ["cases.csv", "metrics.csv", "curves.npz", "summary.json", "gallery.csv"]:
             assert (done / "evaluate" / split / name).is_file()
         assert len(list((done / "evaluate" / split / "arrays").glob("*.npz"))) == 24
     assert read_json(done / "state.json")["state"] == "done"
@@ -183,7 +206,7 @@ def test_the_classifier_gives_logits_and_maps_in_one_pass(done):
 def test_the_report_is_rebuilt_from_the_folder_alone(done, tmp_path):
     import shutil
 
-    elsewhere = tmp_path / "moved"
+    elsewhere = tmp_path / done.name
     shutil.copytree(done, elsewhere)
     (elsewhere / "report.html").unlink()
     assert lc.report(elsewhere).read_text() == (done / "report.html").read_text()

@@ -38,7 +38,7 @@ def reference(toy, quick, tmp_path_factory):
 
 
 def test_the_same_seed_gives_the_same_weights(toy, quick, tmp_path, reference):
-    torch.manual_seed(123)                                                     # the caller's random state must not matter
+    torch.manual_seed(123)  # the caller's random state must not matter
     lc.train(toy, tmp_path / "again", **quick)
     assert same(weights(reference), weights(tmp_path / "again"))
     lc.train(toy, tmp_path / "other", **quick, seed=1)
@@ -123,7 +123,9 @@ def test_order_and_augmentation_follow_from_seed_and_epoch(toy):
     images = list(table.frame["image"])
 
     def epoch(number, seed=0):
-        data = ImageSet(images, table.labels(), ImageCache(PreprocessConfig(size=64)), seed=seed, augment=AugmentConfig())
+        data = ImageSet(
+            images, table.labels(), ImageCache(PreprocessConfig(size=64)), seed=seed, augment=AugmentConfig()
+        )
         loader = make_loader(data, 32, seed=seed, shuffle=True)
         loader.sampler.set_epoch(number)
         return [(batch.index, batch.images) for batch in loader]
@@ -134,7 +136,7 @@ def test_order_and_augmentation_follow_from_seed_and_epoch(toy):
     record = int(first[0][0][0])
     where = torch.cat([index for index, _ in second]).tolist().index(record)
     changed = torch.cat([pictures for _, pictures in second])[where]
-    assert not torch.equal(first[0][1][0], changed)                            # another epoch, another change
+    assert not torch.equal(first[0][1][0], changed)  # another epoch, another change
 
 
 def test_every_image_is_seen_once_and_the_last_batch_is_full():
@@ -159,11 +161,11 @@ def test_the_cache_decodes_once_and_keeps_its_limit(toy, tmp_path, monkeypatch):
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     other = ImageCache(PreprocessConfig(size=64), tmp_path / "kept")
     assert np.array_equal(other.get(images[0])[0], first[0][0])
-    assert len(calls) == 8                                                     # from the folder, not from the file
+    assert len(calls) == 8  # from the folder, not from the file
     names = [path.name for path in (tmp_path / "kept").iterdir()]
-    assert not any("p0" in name for name in names)                             # digests, no names of images
+    assert not any("p0" in name for name in names)  # digests, no names of images
     ImageCache(PreprocessConfig(size=32), tmp_path / "kept").get(images[0])
-    assert len(calls) == 9                                                     # another preparation is another entry
+    assert len(calls) == 9  # another preparation is another entry
     tiny = ImageCache(PreprocessConfig(size=64), limit_gb=3 * 64 * 64 * 3 / 2**30)
     for path in images:
         tiny.get(path)

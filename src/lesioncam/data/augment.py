@@ -92,7 +92,8 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
     span = (high - low).clamp(min=1e-6)
     moved = apply_placement(params, images - low) + low
     gamma, contrast, brightness = (
-        torch.tensor([getattr(p, name) for p in params]).view(-1, 1, 1, 1) for name in ("gamma", "contrast", "brightness")
+        torch.tensor([getattr(p, name) for p in params]).view(-1, 1, 1, 1)
+        for name in ("gamma", "contrast", "brightness")
     )
     moved = ((moved - low) / span).clamp(0, 1).pow(gamma) * span + low
     moved = (moved - low) * contrast + low + brightness + _noise(params, images.shape[1:])
@@ -112,9 +113,10 @@ def _theta(params: AugmentParams, size: Sequence[int]) -> Tensor:
     cos, sin, (height, width) = math.cos(angle), math.sin(angle), size
     mirror = -1.0 if params.flip else 1.0
     down, right = params.shift
-    matrix = torch.tensor(
-        [[mirror * cos, -mirror * sin * height / width, 0.0], [sin * width / height, cos, 0.0]]
-    ) / params.scale
+    matrix = (
+        torch.tensor([[mirror * cos, -mirror * sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
+        / params.scale
+    )
     matrix[:, 2] = matrix[:, :2] @ torch.tensor([-2 * right, -2 * down])
     return matrix
 

@@ -70,7 +70,7 @@ class ImageCache:
     def _place(self, path: str) -> Path | None:
         if self._folder is None:
             return None
-        stat = Path(path.split("#")[0]).stat()
+        stat = Path(path.split("#", maxsplit=1)[0]).stat()
         facts = f"{Path(path).resolve()}|{stat.st_mtime_ns}|{stat.st_size}|{self._preprocess.config.model_dump_json()}"
         return self._folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
 

@@ -1,4 +1,7 @@
-"""Batches for training: order and augmentation follow from (seed, epoch, record) alone, so a resumed run equals an unbroken one."""
+"""Batches for training.
+
+Order and augmentation follow from (seed, epoch, record) alone, so a resumed run equals an unbroken one.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Preprocess:
         ((1, 32, 32), (40, 20), 512)
     """
 
-    config: PreprocessConfig = PreprocessConfig()
+    config: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
         """Prepare one decoded image.
@@ -48,7 +49,8 @@ class Preprocess:
         crop = foreground_box(planes[0]) if options.crop else None
         size = (options.size,) * (planes.ndim - 1)
         geometry = Geometry.letterbox(planes.shape[1:], size, crop=crop, centred=options.centred)
-        inside = planes[(..., *(slice(a, b) for a, b in geometry.crop))]
+        window: Any = (..., *(slice(a, b) for a, b in geometry.crop))
+        inside = planes[window]
         low, high = _window(inside, image.dtype, options.normalise, name)
         clipped = np.clip(planes, low, high) if options.normalise == "percentile" else planes
         scaled = _normal(clipped, inside, (low, high), options.normalise)
@@ -71,7 +73,9 @@ def to_planes(image: np.ndarray, channels: int, name: str = "image") -> np.ndarr
     planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
     if not np.isfinite(planes).all():
         bad = int((~np.isfinite(planes)).sum())
-        raise ImageError(f"{name} has {bad} pixels that are NaN or infinite; every pixel must be a number. Repair the file.")
+        raise ImageError(
+            f"{name} has {bad} pixels that are NaN or infinite; every pixel must be a number. Repair the file."
+        )
     if len(planes) == channels:
         return planes
     if len(planes) == 1:
@@ -101,8 +105,7 @@ def foreground_box(plane: np.ndarray) -> tuple[tuple[int, int], ...]:
     region = ndimage.find_objects((labels == sizes.argmax()).astype(np.uint8))[0]
     margins = [round(_MARGIN * n) for n in plane.shape]
     return tuple(
-        (max(0, axis.start - m), min(n, axis.stop + m))
-        for axis, m, n in zip(region, margins, plane.shape, strict=True)
+        (max(0, axis.start - m), min(n, axis.stop + m)) for axis, m, n in zip(region, margins, plane.shape, strict=True)
     )
 
 
@@ -120,10 +123,14 @@ def display_image(image: np.ndarray) -> np.ndarray:
 
 def _window(pixels: np.ndarray, dtype: np.dtype, how: str, name: str) -> tuple[float, float]:
     if pixels.min() == pixels.max():
-        raise ImageError(f"{name} is one flat value ({pixels.min():g}); there is nothing to see. Remove it from the table.")
+        raise ImageError(
+            f"{name} is one flat value ({pixels.min():g}); there is nothing to see. Remove it from the table."
+        )
     if how == "range":
         if not np.issubdtype(dtype, np.integer):
-            raise ImageError(f"{name} holds {dtype} values, which have no full range; use normalise=percentile or zscore.")
+            raise ImageError(
+                f"{name} holds {dtype} values, which have no full range; use normalise=percentile or zscore."
+            )
         limits = np.iinfo(dtype)
         return float(limits.min), float(limits.max)
     low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.5)))

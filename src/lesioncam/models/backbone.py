@@ -32,7 +32,7 @@ _REFUSALS = (TypeError, AssertionError, NotImplementedError, ValueError)  # how 
 
 
 class Backbone(nn.Module):
-    """Features of one stage, ``(N, C_in, H, W) -> (N, C, H / stride, W / stride)``, channels first whatever timm gives."""
+    """Features of one stage, ``(N, C_in, H, W) -> (N, C, H / stride, W / stride)``."""
 
     def __init__(self, network: nn.Module, channels: int, stride: int, *, channels_last: bool) -> None:
         super().__init__()
@@ -68,9 +68,7 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
     if network is None or network.feature_info.reduction()[-1] != config.stride:
         network = _deepest_stage(name, channels, {**options, **pretrained}, config.stride)
     form = str(getattr(network, "output_fmt", "NCHW"))
-    return Backbone(
-        network, network.feature_info.channels()[-1], config.stride, channels_last="NHWC" in form
-    )
+    return Backbone(network, network.feature_info.channels()[-1], config.stride, channels_last="NHWC" in form)
 
 
 def _resolve(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
@@ -79,7 +77,8 @@ def _resolve(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
     name, options = ALIASES.get(config.name, (config.name, {}))
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:5] or _near(name)
-        raise ModelError(f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? "
+        raise ModelError(
+            f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? "
             f"Any timm name works, or {', '.join(ALIASES)}."
         )
     return name, {**options, **config.options}
@@ -109,7 +108,9 @@ def _pretrained(weights: str) -> dict[str, Any]:
     if weights == "hub":
         return {"pretrained": True}
     if not Path(weights).is_file():
-        raise ModelError(f"weights {weights!r}: no such file. Give a safetensors file, 'hub' for timm's pretrained, or 'none'.")
+        raise ModelError(
+            f"weights {weights!r}: no such file. Give a safetensors file, 'hub' for timm's pretrained, or 'none'."
+        )
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
 
 
@@ -123,12 +124,14 @@ def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[
         return timm.create_model(name, features_only=True, in_chans=channels, **options)
     except OSError as error:
         raise ModelError(
-            f"pretrained weights of {name} cannot be had ({type(error).__name__}). On a machine with network, save them once "
+            f"pretrained weights of {name} cannot be had ({type(error).__name__}). With network, save them once "
             "and pass --weights FILE, or start from random weights with --weights none."
         ) from error
     except (KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{name} cannot be built as a feature extractor with these options or weights: {text}") from error
+        raise ModelError(
+            f"{name} cannot be built as a feature extractor with these options or weights: {text}"
+        ) from error
 
 
 def _deepest_stage(name: str, channels: int, options: dict[str, Any], stride: int) -> Any:

@@ -106,7 +106,7 @@ def load_classifier(run: str | Path, *, pooling: Callable[..., Tensor] | None = 
         network.load_state_dict(load_file(folder.weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{folder.weights} cannot be read into this network ({str(error).splitlines()[0]}).") from error
-    return TrainedClassifier(network, card).eval().requires_grad_(False)
+    return TrainedClassifier(network, card).eval().requires_grad_(requires_grad=False)
 
 
 def _to_json(card: ModelCard) -> dict[str, Any]:
@@ -140,7 +140,9 @@ def _from_json(folder: RunFolder, content: Mapping[str, Any]) -> ModelCard:
             exclusive=bool(content["exclusive"]),
             thresholds=_thresholds_from_json(classes, content["thresholds"]),
             decisions=_thresholds_from_json(classes, content["decisions"]),
-            calibration=None if scale is None else Calibration(tuple(scale["scale"]), tuple(scale["offset"]), scale["source"]),
+            calibration=None
+            if scale is None
+            else Calibration(tuple(scale["scale"]), tuple(scale["offset"]), scale["source"]),
             origin=None if content["origin"] is None else tuple(float(v) for v in content["origin"]),
             training=dict(content["training"]),
         )

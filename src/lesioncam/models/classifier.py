@@ -1,4 +1,4 @@
-"""Features -> class maps by a 1x1 convolution -> pooling -> logits: maps cost nothing, they come with the forward pass."""
+"""Features -> class maps by a 1x1 convolution -> pooling -> logits: maps cost nothing, they come with the pass."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
 
 
 def shrink_valid(valid: Tensor, grid: torch.Size | tuple[int, ...]) -> Tensor:
-    """Which cells of a coarse grid are image: at least half of the cell; an image too thin for that keeps its fullest cells.
+    """Which cells of a coarse grid are image: half of the cell or more; a very thin image keeps its fullest cells.
 
     Example:
         >>> valid = torch.tensor([[[[True, True, True, False, False, False]]]])

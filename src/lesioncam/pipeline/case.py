@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,9 @@ def thresholds_of(classifier: TrainedClassifier, threshold: str | float = "val")
     if not isinstance(threshold, str):
         return (Threshold(float(threshold), "given"),) * count
     if classifier.card.thresholds is None:
-        raise RunError("this model has no thresholds yet; run `lesioncam run ... --resume`, or use --threshold default (.5).")
+        raise RunError(
+            "this model has no thresholds yet; run `lesioncam run ... --resume`, or use --threshold default (.5)."
+        )
     return classifier.card.thresholds
 
 

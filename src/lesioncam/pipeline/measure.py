@@ -98,7 +98,7 @@ def calibrate(
 ) -> TrainedClassifier:
     """Choose thresholds and the controls' means on validation, and write them beside the model.
 
-    Map thresholds maximise the mean per-image Dice of each class (resize, then threshold); a class without any mask gets
+    Map thresholds maximise the mean per-image Dice of each class (resize, then threshold); a class without masks gets
     .5, called ``default``. Image thresholds maximise Youden's J.
 
     Raises:
@@ -132,9 +132,7 @@ def calibrate(
         for column, truth in zip(scores.T, part.labels.T, strict=True)
     )
     means.save(_controls(folder).with_suffix(".npz"))
-    chosen = {
-        name: [{"value": t.value, "source": t.source} for t in thresholds[name]] for name in CONTROLS
-    }
+    chosen = {name: [{"value": t.value, "source": t.source} for t in thresholds[name]] for name in CONTROLS}
     write_json(_controls(folder), chosen)
     update_card(
         folder,
@@ -173,7 +171,9 @@ def measure(
         present = ", ".join(name for name in SPLITS if len(table.split(name))) or "none"
         raise RunError(f"the table has no images in split {split!r}; splits with images: {present}.")
     if classifier.card.thresholds is None and threshold == "val":
-        raise RunError(f"{folder.root} has no thresholds yet; finish it with --resume, or use --threshold default (.5).")
+        raise RunError(
+            f"{folder.root} has no thresholds yet; finish it with --resume, or use --threshold default (.5)."
+        )
     members = {name: _Part(table.split(name), classifier, part.key).digests for name in SPLITS}
     applied = (*(classifier.card.thresholds or ()), *(classifier.card.decisions or ()))
     optimistic = check_roles(members, split, applied)
@@ -284,7 +284,9 @@ def _facts(part: _Part, table: Table, cases: pd.DataFrame, members: dict[str, li
         "patients_by_split": {name: len(set(members[name])) for name in SPLITS},
         "label_counts": _label_counts(table),
         "patient_rule": table.patient_rule,
-        "thresholds": {n: {"value": t.value, "source": t.source} for n, t in zip(card.classes, thresholds, strict=False)},
+        "thresholds": {
+            n: {"value": t.value, "source": t.source} for n, t in zip(card.classes, thresholds, strict=False)
+        },
         "threshold_patients": len(thresholds[0].tuned_on) if thresholds else 0,
         "seed": card.config.seed,
         "draws": card.config.draws,

@@ -18,13 +18,13 @@ from lesioncam.config import CustomPool, RunConfig, make_config
 from lesioncam.data.check import check_table, require
 from lesioncam.data.split import split_table
 from lesioncam.data.table import SPLITS, Table, digest, read_table, write_table
-from lesioncam.errors import LesioncamError, OptionError, RunError, TableError
+from lesioncam.errors import OptionError, RunError, TableError
 from lesioncam.files import RunFolder, read_json, write_json, write_text
 from lesioncam.models.backbone import measure_origin
 from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, save_classifier
 from lesioncam.models.pooling import name_of
 from lesioncam.pipeline.case import analyse
-from lesioncam.pipeline.measure import Progress, calibrate, measure, run_table, silent
+from lesioncam.pipeline.measure import calibrate, measure, run_table, silent
 from lesioncam.pipeline.provenance import collect, write_provenance
 from lesioncam.pipeline.recipe import load_config
 from lesioncam.pipeline.write import Prediction, write_predictions
@@ -86,7 +86,9 @@ def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True)
         table = split_table(table, config.table.fractions, seed=config.seed)
     for name in ("train", "val"):
         if not len(table.split(name)):
-            raise TableError(f"{table.source}: no image is in split {name!r}; training needs train and val. Use `lesioncam split`.")
+            raise TableError(
+                f"{table.source}: no image is in split {name!r}; training needs train and val. Use `lesioncam split`."
+            )
     _require_two_sides(table)
     return table
 
@@ -106,11 +108,12 @@ def run(
     Args:
         table: a table, or a file with one; None with ``resume``.
         out: the run folder to make.
-        config: all options; single ones can be given by name (``size=256, pooling="lse,sharpness=6"``), and
-            ``pooling`` may be your own callable ``f(class_maps) -> logits``.
+        config: all options; see ``options`` for single ones.
         resume: go on where an earlier run in ``out`` stopped; its own table and options are used.
         overwrite: replace an earlier run in ``out``.
         progress: show bars with the time left.
+        **options: single options by name (``size=256, pooling="lse,sharpness=6"``); ``pooling`` may be your callable
+            ``f(class_maps) -> logits``.
 
     Returns:
         The finished run.
@@ -260,7 +263,10 @@ def predict(
             model, images, Prediction(Path(out), tuple(write), threshold, overwrite), _bars if progress else silent
         )
     stream = iter(images)
-    return [analyse(model, image, threshold=threshold) for image in (_bars if progress else silent)(stream, len(images), "predict")]
+    return [
+        analyse(model, image, threshold=threshold)
+        for image in (_bars if progress else silent)(stream, len(images), "predict")
+    ]
 
 
 def plan_run(table: Table | str | Path, *, config: RunConfig | None = None, **options: Any) -> Plan:
@@ -313,7 +319,7 @@ def _require_two_sides(table: Table) -> None:
         if not (column == 1).any() or not (column == 0).any():
             side = "positive" if not (column == 1).any() else "negative"
             raise TableError(
-                f"{table.source}: class {name!r} has no {side} image in split 'train', so nothing can be learnt about it. "
+                f"{table.source}: class {name!r} has no {side} image in split 'train', so it cannot be learnt. "
                 f"Add some, leave the class out with --classes, or name what is no lesion with --negative."
             )
 
@@ -330,7 +336,9 @@ def _refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
         raise RunError(f"{folder.root} is a file; choose a folder with -o.")
     if folder.root.is_dir() and any(folder.root.iterdir()):
         if not overwrite:
-            raise RunError(f"{folder.root} exists; go on with it (--resume), replace it (--overwrite), or choose another -o.")
+            raise RunError(
+                f"{folder.root} exists; go on with it (--resume), replace it (--overwrite), or choose another -o."
+            )
         if not folder.is_run() and not (folder.root / "data" / "labels.csv").is_file():
             raise RunError(f"{folder.root} is not a run of lesioncam, so it is not overwritten; choose another -o.")
 

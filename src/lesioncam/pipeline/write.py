@@ -1,4 +1,4 @@
-"""What ``predict`` leaves behind: predictions.csv, maps, masks, overlays; a broken image is listed and the rest go on."""
+"""What ``predict`` leaves behind: predictions.csv, maps, masks, overlays; a broken image is listed, the rest go on."""
 
 from __future__ import annotations
 
@@ -135,7 +135,10 @@ WRITERS = {"maps": _write_maps, "boxes": _in_table, "masks": _write_masks, "over
 def _unique_names(images: Sequence[str | Path | np.ndarray]) -> list[str]:
     """File names for outputs: the image's own stem, its folder before it where two would collide."""
     paths = [Path(f"image{i:04d}") if isinstance(image, np.ndarray) else Path(image) for i, image in enumerate(images)]
-    stems = [_safe(path.name.replace("#", "_").removesuffix(path.suffix) if "#" not in path.name else path.name) for path in paths]
+    stems = [
+        _safe(path.name.replace("#", "_").removesuffix(path.suffix) if "#" not in path.name else path.name)
+        for path in paths
+    ]
     names: list[str] = []
     for path, stem in zip(paths, stems, strict=True):
         name = stem if stems.count(stem) == 1 else _safe(f"{path.parent.name}_{path.name}")

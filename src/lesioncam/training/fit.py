@@ -36,7 +36,7 @@ _QUIET = (
     "Checkpoint directory .* exists and is not empty",  # that is what resuming is
     "You're resuming from a checkpoint that ended before the epoch ended",  # ours are written at the end of epochs
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch.utils._pytree
-    "Detected call of `lr_scheduler.step.. before `optimizer.step..`",  # Lightning restores the schedule before the optimiser
+    "Detected call of `lr_scheduler.step.. before `optimizer.step..`",  # Lightning restores the schedule first
 )
 
 
@@ -67,7 +67,7 @@ class Plan:
         counts = ", ".join(f"{n} {name}" for name, n in self.images.items())
         return (
             f"images: {counts}\nnetwork: {self.parameters:,} parameters, {self.steps:,} steps\n"
-            f"time: at most {self.seconds / 60:.1f} min of training on this machine (early stopping may end it sooner)\n"
+            f"time: at most {self.seconds / 60:.1f} min of training here (early stopping may end it sooner)\n"
             f"memory: about {self.memory_gb:.1f} GB   disk: about {self.disk_gb:.2f} GB"
         )
 
@@ -129,10 +129,12 @@ def fit(
         )
         last = folder.log / "last.ckpt"
         go_on = str(last) if resume and last.is_file() else None
-        interrupted = _train(trainer, module, train, val, config, go_on)
+        interrupted = _train(trainer, module, (train, val), config, go_on)
     chosen = Path(best.best_model_path) if best.best_model_path else folder.log / "best.ckpt"
     if not chosen.is_file():
-        raise RunError("training was interrupted before the first epoch ended; nothing to keep. Start again with --overwrite.")
+        raise RunError(
+            "training was interrupted before the first epoch ended; nothing to keep. Start again with --overwrite."
+        )
     epoch = _restore(module, chosen)
     return Fitted(module.network, epoch, trainer.current_epoch, time.monotonic() - started, interrupted)
 
@@ -213,11 +215,14 @@ def _loggers(config: RunConfig, folder: RunFolder) -> Any:
 
         return TensorBoardLogger(folder.log, name="tensorboard", version="")
     except ModuleNotFoundError as error:
-        raise RunError("TensorBoard is not installed; pip install 'lesioncam[tensorboard]', or leave --tensorboard out.") from error
+        raise RunError(
+            "TensorBoard is not installed; pip install 'lesioncam[tensorboard]', or leave --tensorboard out."
+        ) from error
 
 
-def _train(trainer: Any, module: Any, train: ImageSet, val: ImageSet, config: RunConfig, go_on: str | None) -> bool:
+def _train(trainer: Any, module: Any, sets: tuple[ImageSet, ImageSet], config: RunConfig, go_on: str | None) -> bool:
     """Run; True if the user interrupted it."""
+    train, val = sets
     try:
         trainer.fit(
             module,

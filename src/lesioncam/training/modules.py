@@ -61,7 +61,10 @@ class ClassifierModule(L.LightningModule):
         """AdamW with a one-cycle schedule; norms and biases do not decay."""
         decayed = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.options.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.options.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=self.options.learning_rate, total_steps=self._steps, pct_start=0.25
