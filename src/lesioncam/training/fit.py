@@ -26,7 +26,7 @@ from lesioncam.files import RunFolder
 from lesioncam.functional.losses import positive_weights
 from lesioncam.models.classifier import Classifier, build_classifier
 
-__all__ = ["Fitted", "Plan", "fit", "plan"]
+__all__ = ["Fitted", "Plan", "calm", "fit", "plan"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def fit(
     from lesioncam.training.modules import ClassifierModule
 
     started = time.monotonic()
-    with _threads(config.threads), _calm():
+    with _threads(config.threads), calm():
         train, val = _sets(table, config)
         network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none" if resume else None)
         network = network.to(memory_format=torch.channels_last)
@@ -267,7 +267,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _calm() -> Iterator[None]:
+def calm() -> Iterator[None]:
     """Lightning's advice that does not apply here, silenced by exact message; everything else still speaks."""
     chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [log.level for log in chatty]

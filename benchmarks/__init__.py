@@ -1,0 +1,1 @@
+"""Side-by-side measurements in one run: ratios and limits, never timed tests."""
