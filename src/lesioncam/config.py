@@ -171,14 +171,16 @@ class AugmentConfig(Config):
 
 
 class BackboneConfig(Config):
-    """A timm backbone; `slim` is a ResNet-10 of 24 to 192 channels for small data and CPUs."""
+    """A timm backbone; `slim` is the first three stages of a narrow ResNet-10, kept local, for small data and CPUs."""
 
     name: str = "slim"
     """Any timm name, or `slim`."""
     stride: Literal[8, 16, 32] = 8
     """Input pixels per cell of the class map."""
-    dilate: bool = True
-    """Dilate the last stages to that stride where timm can; otherwise the deepest stage of that stride is taken."""
+    stage: PositiveInt | None = None
+    """Take the features of this stage (1 is the first), not the deepest; fewer stages see less of the image."""
+    dilate: bool | None = None
+    """Where a stage's stride is taken out: spread its kernels (timm's way; not for slim) or keep them compact."""
     options: dict[str, Any] = Field(default_factory=dict)
     """More keyword arguments of timm.create_model."""
 
@@ -274,7 +276,7 @@ def parse_backbone(text: str) -> BackboneConfig:
         {'drop_path_rate': 0.1}
     """
     found = parse_choice(text)
-    own: dict[str, Any] = {key: found.pop(key) for key in ("name", "stride", "dilate") if key in found}
+    own: dict[str, Any] = {key: found.pop(key) for key in ("name", "stride", "stage", "dilate") if key in found}
     return validated(BackboneConfig, {**own, "options": found}, f"backbone {text!r}")
 
 

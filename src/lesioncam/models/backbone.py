@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,31 @@ from torch import Tensor, nn
 from lesioncam.config import BackboneConfig
 from lesioncam.errors import ModelError
 
-__all__ = ["ALIASES", "Backbone", "build_backbone", "measure_origin"]
+__all__ = ["ALIASES", "Alias", "Backbone", "build_backbone", "measure_origin"]
 
 logger = logging.getLogger(__name__)
 
-ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "slim": ("resnet10t", {"channels": (24, 48, 96, 192), "avg_down": False})
-}
-"""Our own short names: a timm name and the options that make it.
 
-`avg_down` off: dilated, its one-sided padding would move every stage's shortcut by half a cell.
-"""
+@dataclass(frozen=True)
+class Alias:
+    """A short name of our own: a timm name, the options that make it, and how deep and how local it is by default."""
+
+    name: str
+    options: Mapping[str, Any]
+    stage: int | None = None
+    dilate: bool = True
+
+
+ALIASES = {
+    "slim": Alias(
+        name="resnet10t",
+        # avg_down off: dilated, its one-sided padding would move every stage's shortcut by half a cell
+        options={"channels": (24, 48, 96, 192), "stem_width": 16, "avg_down": False},
+        stage=3,
+        dilate=False,
+    )
+}
+"""Every short name; any timm name works as well."""
 
 _PROBE = 384
 _REFUSALS = (TypeError, AssertionError, NotImplementedError, ValueError)  # how timm says "cannot dilate"
@@ -62,26 +77,35 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
         >>> net(torch.zeros(2, 1, 64, 48)).shape
         torch.Size([2, 192, 8, 6])
     """
-    name, options = _resolve(config)
+    config, options = _resolve(config)
+    name = config.name
     pretrained = _pretrained(weights)
-    network = _dilated(name, channels, {**options, **pretrained}, config.stride) if config.dilate else None
+    network = _dilated(name, channels, {**options, **pretrained}, config.stride, config.stage)
     if network is None or network.feature_info.reduction()[-1] != config.stride:
         network = _deepest_stage(name, channels, {**options, **pretrained}, config.stride)
+    if not config.dilate:
+        _compact(network)
     form = str(getattr(network, "output_fmt", "NCHW"))
     return Backbone(network, network.feature_info.channels()[-1], config.stride, channels_last="NHWC" in form)
 
 
-def _resolve(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
+def _resolve(config: BackboneConfig) -> tuple[BackboneConfig, dict[str, Any]]:
+    """The configuration with a timm name and nothing left open, and the options of timm."""
     import timm
 
-    name, options = ALIASES.get(config.name, (config.name, {}))
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:5] or _near(name)
+    alias = ALIASES.get(config.name, Alias(config.name, {}))
+    if not timm.is_model(alias.name):
+        near = timm.list_models(f"*{alias.name}*")[:5] or _near(alias.name)
         raise ModelError(
             f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? "
             f"Any timm name works, or {', '.join(ALIASES)}."
         )
-    return name, {**options, **config.options}
+    settled = {
+        "name": alias.name,
+        "stage": alias.stage if config.stage is None else config.stage,
+        "dilate": alias.dilate if config.dilate is None else config.dilate,
+    }
+    return config.model_copy(update=settled), {**alias.options, **config.options}
 
 
 def _near(name: str) -> list[str]:
@@ -92,14 +116,34 @@ def _near(name: str) -> list[str]:
     return get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
 
 
-def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int) -> Any | None:
-    """The whole network, its last stages dilated to the stride; None where timm refuses."""
+def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int, stage: int | None) -> Any | None:
+    """The network up to the asked stage, its last strides taken out; None where timm refuses."""
     dilation = {} if stride == 32 else {"output_stride": stride}
+    stages = (-1,) if stage is None else (_stage(name, channels, options, stage),)
     try:
-        return _create(name, channels, {**options, **dilation})
+        return _create(name, channels, {**options, **dilation}, stages)
     except _REFUSALS as refusal:
         logger.debug("%s does not dilate to stride %d (%s).", name, stride, refusal)
         return None
+
+
+def _stage(name: str, channels: int, options: Mapping[str, Any], stage: int) -> int:
+    """Index of a stage in timm's list, which begins with the stem where there is one of its own."""
+    names = _create(
+        name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")}
+    ).feature_info.module_name()
+    stems = int(not any(part in names[0] for part in ("stages", "layer", "block")))
+    if stage > len(names) - stems:
+        raise ModelError(f"{name} has {len(names) - stems} stages; stage={stage} is not one of them.")
+    return stage - 1 + stems
+
+
+def _compact(network: nn.Module) -> None:
+    """Kernels without holes: a cell keeps a small field of view although the map is fine."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.dilation != (1, 1):
+            module.dilation = (1, 1)
+            module.padding = tuple(k // 2 for k in module.kernel_size)
 
 
 def _pretrained(weights: str) -> dict[str, Any]:
