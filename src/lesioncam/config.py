@@ -210,7 +210,7 @@ class RunConfig(Config):
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled (AdamW)."""
     patience: NonNegativeInt = 15
-    """Epochs without a better validation loss before training stops; 0 never stops."""
+    """Epochs without a better validation AUROC before training stops; 0 never stops."""
     class_weights: bool = True
     """Weigh positives of each class by the whole training set's negatives over positives (capped at 10)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -55,7 +55,7 @@ def test_negative_labels_make_no_class(write):
     assert table.negative == ("healthy",)
     same_states(table, [[0, 0], [0, 1], [1, 0]])
     assert table.frame["negative"].tolist() == ["healthy", "", ""]
-    assert not table.exclusive
+    assert table.exclusive  # one label per row, "healthy" among them
 
 
 def test_exclusive_means_one_positive_class_in_every_row(write):

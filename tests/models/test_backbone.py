@@ -17,6 +17,7 @@ from lesioncam.models.backbone import build_backbone, measure_origin
         ("slim", 16, True),
         ("slim", 32, True),
         ("slim", 8, False),
+        ("resnet18", 8, False),
         ("densenet121", 16, True),  # cannot dilate: the deepest stage of stride 16
         ("mobilenetv3_small_050", 8, True),
         ("swin_tiny_patch4_window7_224", 16, True),  # channels last inside
@@ -28,6 +29,24 @@ def test_the_stride_is_the_one_asked_for(name, stride, dilate):
     with torch.no_grad():
         features = net(torch.rand(1, 2, side, side))
     assert features.shape == (1, net.channels, side // stride, side // stride)
+
+
+def test_compact_kernels_see_less_of_the_image():
+    """The share of the input that one cell depends on, by gradient: dilated, it is wider."""
+    seen = []
+    for dilate in (True, False):
+        net = build_backbone(BackboneConfig(name="resnet18", stride=8, dilate=dilate), channels=1).double().eval()
+        images = torch.rand(1, 1, 256, 256, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(net(images)[0, :, 16, 16].sum(), images)
+        seen.append(int((gradient != 0).sum()))
+    assert seen[0] > 1.5 * seen[1]
+
+
+def test_a_stage_can_be_chosen():
+    three, four = (build_backbone(BackboneConfig(stage=stage), channels=1) for stage in (3, 4))
+    assert (three.channels, four.channels) == (96, 192)
+    with pytest.raises(ModelError, match="has 4 stages"):
+        build_backbone(BackboneConfig(stage=7), channels=1)
 
 
 def test_a_stride_that_is_not_on_offer_lists_those_that_are():

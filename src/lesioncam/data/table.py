@@ -84,7 +84,8 @@ class Table:
         classes: the K lesion classes.
         states: ``(n, K)`` float32: 1 positive, 0 negative, -1 uncertain, NaN unknown.
         negative: labels that are no lesion; they make no class, such a row is negative for every class.
-        exclusive: every row is positive for exactly one of at least two classes (arg-max balanced accuracy is defined).
+        exclusive: every row has exactly one label, of at least two classes or a no-lesion label: arg-max balanced
+            accuracy is defined.
         source: name of the file, for messages.
         patient_rule: ``column PID``, ``regex ...``, ``blocks:20``, ``none``, or "" without any patient information.
         problems: what was found wrong while reading.
@@ -585,15 +586,15 @@ def _build(sheet: _Sheet, labels: _Labels, root: str) -> Table:
     frame = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
     frame.insert(0, "row", np.asarray(sheet.raw.index, dtype=np.int64))
     problems = tuple(sorted(sheet.problems, key=lambda problem: problem.row or 0))
-    exclusive = _is_exclusive(labels.states)
+    exclusive = _is_exclusive(labels.states, labels.negative != "")
     return Table(frame, labels.classes, labels.states, labels.names, exclusive, sheet.source, rule, problems)
 
 
-def _is_exclusive(states: np.ndarray) -> bool:
-    """Every row is positive for one class and negative for all others, of which there is at least one."""
+def _is_exclusive(states: np.ndarray, healthy: np.ndarray) -> bool:
+    """Every row has one label: one of at least two classes, or one of the labels that are no lesion."""
     k = states.shape[1]
-    one = (states == POSITIVE).sum(axis=1) == 1
-    return k > 1 and bool((one & ((states == NEGATIVE).sum(axis=1) == k - 1)).all())
+    positives, negatives = (states == POSITIVE).sum(axis=1), (states == NEGATIVE).sum(axis=1)
+    return k > 1 and bool(((positives + healthy == 1) & (positives + negatives == k)).all())
 
 
 def _objects(values: Sequence[Any]) -> np.ndarray:

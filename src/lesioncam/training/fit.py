@@ -1,4 +1,4 @@
-"""Train a classifier with Lightning: best weights by validation loss, resumable to the bit on a CPU."""
+"""Train a classifier with Lightning: best weights by validation AUROC, resumable to the bit on a CPU."""
 
 from __future__ import annotations
 
@@ -197,11 +197,11 @@ def _callbacks(config: RunConfig, folder: RunFolder, *, progress: bool) -> tuple
     from lesioncam.training.modules import LearningCurves
 
     keep: dict[str, Any] = {"dirpath": folder.log, "save_top_k": 1, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor="val_loss", save_weights_only=True, **keep)
+    best = ModelCheckpoint(filename="best", monitor="val_score", mode="max", save_weights_only=True, **keep)
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **keep)
     watch: list[Any] = [LearningCurves(folder.history), best]
     if config.patience:
-        watch.append(EarlyStopping("val_loss", patience=config.patience))
+        watch.append(EarlyStopping("val_score", mode="max", patience=config.patience))
     if progress:
         watch.append(TQDMProgressBar())
     return [*watch, last], best

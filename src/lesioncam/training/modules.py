@@ -20,6 +20,9 @@ from lesioncam.types import Batch
 
 __all__ = ["ClassifierModule", "LearningCurves"]
 
+TIE = 1e-4
+"""Epochs are ranked by validation AUROC; this much of the loss decides where it is equal, as when it is 1."""
+
 _STREAM = 7_919  # keeps the model's random stream apart from order and augmentation
 
 
@@ -54,8 +57,11 @@ class ClassifierModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log loss and macro AUROC over the known labels."""
         logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self.log("val_loss", bce_loss(logits, labels, self.weights.cpu()), prog_bar=True)
-        self.log("val_auroc", _macro_auroc(logits.numpy(), labels.numpy()), prog_bar=True)
+        loss = float(bce_loss(logits, labels, self.weights.cpu()))
+        ranking = _macro_auroc(logits.numpy(), labels.numpy())
+        self.log("val_loss", loss, prog_bar=True)
+        self.log("val_auroc", ranking, prog_bar=True)
+        self.log("val_score", (0.0 if np.isnan(ranking) else ranking) - TIE * loss)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a one-cycle schedule; norms and biases do not decay."""
