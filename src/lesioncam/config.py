@@ -140,8 +140,8 @@ class PreprocessConfig(Config):
     """Input channels: 1 grey, 3 colour."""
     normalise: Literal["percentile", "zscore", "range"] = "percentile"
     """percentile: 0.5 to 99.5 % of the image to [0, 1]; zscore: mean 0, sd 1; range: the file's full bit depth."""
-    crop: bool = False
-    """Cut to the foreground (largest bright component) first."""
+    crop: bool = True
+    """Cut to the foreground (largest bright component) first: air carries scanner noise that betrays the source."""
     centred: bool = True
     """Padding on both sides; otherwise at the right and bottom only."""
 
@@ -201,11 +201,11 @@ class RunConfig(Config):
     """Map method."""
     threshold: Literal["val", "default"] | Fraction = "val"
     """Where map thresholds come from: val (best mean Dice on validation), default (.5), or a number."""
-    epochs: PositiveInt = 40
+    epochs: PositiveInt = 25
     """Passes over the training images."""
     batch: PositiveInt = 32
     """Images per step."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 3e-3
     """Highest learning rate of the one-cycle schedule."""
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled (AdamW)."""

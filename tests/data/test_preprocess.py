@@ -161,3 +161,9 @@ def test_the_foreground_ignores_a_bright_speck():
 def test_a_picture_for_people_uses_the_whole_range():
     shown = display_image(np.linspace(1000, 3000, 10_000).reshape(100, 100))
     assert (shown.min(), shown.max(), shown.dtype) == (0, 255, np.uint8)
+
+
+def test_a_small_bright_spot_is_no_body():
+    plane = np.random.default_rng(0).normal(10, 1, (100, 80))
+    plane[40:50, 40:50] = 100.0
+    assert foreground_box(plane) == ((0, 100), (0, 80))

@@ -16,6 +16,7 @@ __all__ = ["Preprocess", "display_image", "foreground_box"]
 
 _GREY = np.array([0.2125, 0.7154, 0.0721])  # luminance of linear RGB, ITU-R BT.709
 _MARGIN = 0.02  # of the side, round a foreground crop
+_SMALLEST = 0.2  # of the image; a smaller "foreground" is a bright spot, not a body
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def to_planes(image: np.ndarray, channels: int, name: str = "image") -> np.ndarr
 def foreground_box(plane: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Half-open ``(start, stop)`` per axis round the largest component above Otsu's threshold, with a small margin.
 
+    The whole image where that box covers less than a fifth of it: then it is a bright spot and not a body.
+
     Example:
         >>> plane = np.zeros((100, 50))
         >>> plane[20:80, 10:40] = 1.0
@@ -97,16 +100,19 @@ def foreground_box(plane: np.ndarray) -> tuple[tuple[int, int], ...]:
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
+    whole = tuple((0, n) for n in plane.shape)
     if plane.min() == plane.max():
-        return tuple((0, n) for n in plane.shape)
+        return whole
     labels, _ = ndimage.label(plane > threshold_otsu(plane), structure=np.ones((3,) * plane.ndim))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     region = ndimage.find_objects((labels == sizes.argmax()).astype(np.uint8))[0]
     margins = [round(_MARGIN * n) for n in plane.shape]
-    return tuple(
+    box = tuple(
         (max(0, axis.start - m), min(n, axis.stop + m)) for axis, m, n in zip(region, margins, plane.shape, strict=True)
     )
+    area = np.prod([stop - start for start, stop in box])
+    return box if area >= _SMALLEST * plane.size else whole
 
 
 def display_image(image: np.ndarray) -> np.ndarray:

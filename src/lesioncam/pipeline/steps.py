@@ -291,6 +291,7 @@ def demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progress: b
     _refuse_existing(folder, overwrite=overwrite)
     if folder.root.exists():
         shutil.rmtree(folder.root)
+    _set_state(folder, "running", "phantom")
     labels = write_phantom(folder.root / "data", Phantom(seed=seed))
     done = run(labels, folder.root, config=demo_config(seed), overwrite=True, progress=progress)
     evaluate(done, "test", progress=progress)
@@ -339,7 +340,7 @@ def _refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
             raise RunError(
                 f"{folder.root} exists; go on with it (--resume), replace it (--overwrite), or choose another -o."
             )
-        if not folder.is_run() and not (folder.root / "data" / "labels.csv").is_file():
+        if not folder.is_run():
             raise RunError(f"{folder.root} is not a run of lesioncam, so it is not overwritten; choose another -o.")
 
 
