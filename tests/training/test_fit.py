@@ -39,7 +39,9 @@ def reference(toy, quick, tmp_path_factory):
 
 def test_the_same_seed_gives_the_same_weights(toy, quick, tmp_path, reference):
     torch.manual_seed(123)  # the caller's random state must not matter
+    before = signal.getsignal(signal.SIGINT)
     lc.train(toy, tmp_path / "again", **quick)
+    assert signal.getsignal(signal.SIGINT) is before
     assert same(weights(reference), weights(tmp_path / "again"))
     lc.train(toy, tmp_path / "other", **quick, seed=1)
     assert not same(weights(reference), weights(tmp_path / "other"))

@@ -27,8 +27,8 @@ class Preprocess:
         >>> image = np.zeros((40, 20), np.uint8)
         >>> image[10:30, 5:15] = 200
         >>> sample = Preprocess(PreprocessConfig(size=32))(image)
-        >>> sample.image.shape, sample.geometry.native, int(sample.valid.sum())
-        ((1, 32, 32), (40, 20), 512)
+        >>> sample.image.shape, sample.geometry.native, sample.geometry.crop
+        ((1, 32, 32), (40, 20), ((9, 31), (5, 15)))
     """
 
     config: PreprocessConfig = field(default_factory=PreprocessConfig)

@@ -75,7 +75,7 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
     Example:
         >>> net = build_backbone(BackboneConfig(name="slim", stride=8), channels=1)
         >>> net(torch.zeros(2, 1, 64, 48)).shape
-        torch.Size([2, 192, 8, 6])
+        torch.Size([2, 96, 8, 6])
     """
     config, options = _resolve(config)
     name = config.name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -100,7 +102,7 @@ def fit(
     """
     import lightning as L
 
-    from lesioncam.training.modules import ClassifierModule
+    from lesioncam.training.modules import ClassifierModule, StopOnRequest
 
     started = time.monotonic()
     with _threads(config.threads), calm():
@@ -114,12 +116,13 @@ def fit(
             network, config, weights if config.class_weights else torch.ones_like(weights), max(steps, 2)
         )
         watch, best = _callbacks(config, folder, progress=progress)
+        stop = StopOnRequest()
         trainer = L.Trainer(
             accelerator="auto",
             devices=1,
             precision=cast("Any", _precision(config.precision)),
             max_epochs=config.epochs,
-            callbacks=watch,
+            callbacks=[stop, *watch],
             logger=_loggers(config, folder),
             default_root_dir=folder.log,
             enable_progress_bar=progress,
@@ -129,7 +132,8 @@ def fit(
         )
         last = folder.log / "last.ckpt"
         go_on = str(last) if resume and last.is_file() else None
-        interrupted = _train(trainer, module, (train, val), config, go_on)
+        with _ctrl_c(stop.ask):
+            interrupted = _train(trainer, module, (train, val), config, go_on)
     chosen = Path(best.best_model_path) if best.best_model_path else folder.log / "best.ckpt"
     if not chosen.is_file():
         raise RunError(
@@ -253,6 +257,19 @@ def _fast_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; elsewhere it is slower than fp32."""
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+@contextmanager
+def _ctrl_c(ask: Callable[..., None]) -> Iterator[None]:
+    """Hand Ctrl-C to ``ask``, and give it back as it was: Lightning leaves it switched off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lesioncam.functional.metrics import auroc
 from lesioncam.models.classifier import Classifier
 from lesioncam.types import Batch
 
-__all__ = ["ClassifierModule", "LearningCurves"]
+__all__ = ["ClassifierModule", "LearningCurves", "StopOnRequest"]
 
 TIE = 1e-4
 """Epochs are ranked by validation AUROC; this much of the loss decides where it is equal, as when it is 1."""
@@ -82,6 +83,28 @@ class ClassifierModule(L.LightningModule):
         del dataloader_idx
         parts = (batch.images, batch.valid, batch.labels, batch.index)
         return Batch(*(part.to(device, non_blocking=True) for part in parts))
+
+
+class StopOnRequest(L.Callback):
+    """Ctrl-C between two batches: raised anywhere else, Python may swallow it or leave a step half done."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, *_: Any) -> None:
+        """The first Ctrl-C asks; the second stops at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.asked = True
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Stop before the next training step."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Stop before the next validation batch."""
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 class LearningCurves(L.Callback):
