@@ -163,6 +163,11 @@ def test_a_folder_that_exists(toy, tmp_path, capsys):
     assert (out / "precious.txt").read_text() == "mine"
 
 
+def test_tensorboard_that_is_not_installed(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lesioncam.pipeline.steps.find_spec", lambda _name: None)
+    assert "lesioncam[tensorboard]" in refused(table, tmp_path, capsys, "--tensorboard")
+
+
 def test_a_table_that_is_not_there(tmp_path, capsys):
     assert main(["run", str(tmp_path / "none.csv"), "-o", str(tmp_path / "run")]) == 2
     assert "none.csv" in capsys.readouterr().err

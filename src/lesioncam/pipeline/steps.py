@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -326,10 +327,14 @@ def _require_two_sides(table: Table) -> None:
 
 
 def _check_network(config: RunConfig, own: OwnPool | None) -> None:
-    """Build the network once before anything is written: a wrong name, stride or weights file shows here."""
+    """Try what may be missing before anything is written: a name, a stride, a weights file, TensorBoard."""
     from lesioncam.models.classifier import build_classifier
 
     build_classifier(config, 1, own_pool=own)
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise RunError(
+            "TensorBoard is not installed; pip install 'lesioncam[tensorboard]', or leave --tensorboard out."
+        )
 
 
 def _refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:

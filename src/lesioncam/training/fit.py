@@ -214,14 +214,9 @@ def _callbacks(config: RunConfig, folder: RunFolder, *, progress: bool) -> tuple
 def _loggers(config: RunConfig, folder: RunFolder) -> Any:
     if not config.tensorboard:
         return False
-    try:
-        from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.loggers import TensorBoardLogger
 
-        return TensorBoardLogger(folder.log, name="tensorboard", version="")
-    except ModuleNotFoundError as error:
-        raise RunError(
-            "TensorBoard is not installed; pip install 'lesioncam[tensorboard]', or leave --tensorboard out."
-        ) from error
+    return TensorBoardLogger(folder.log, name="tensorboard", version="")
 
 
 def _train(trainer: Any, module: Any, sets: tuple[ImageSet, ImageSet], config: RunConfig, go_on: str | None) -> bool:
