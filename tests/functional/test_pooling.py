@@ -136,3 +136,9 @@ def test_topq_takes_at_least_one_place_and_counts_only_valid_ones():
 def test_impossible_options_are_named(pool, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         pool(torch.zeros(1, 1, 4), **option)
+
+
+def test_wrong_shapes_fail_where_they_enter():
+    """Shapes in annotations are checked in tests: a valid mask of another grid or batch is named."""
+    with pytest.raises(Exception, match="valid"):
+        avg_pool(torch.zeros(1, 2, 3, 4), torch.ones(2, 1, 5, 4, dtype=torch.bool))
