@@ -69,7 +69,7 @@ def write_predictions(
         pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
         for kind in asked.write:
             WRITERS[kind](result, pixels, asked.out, name)
-        rows += list(_rows(result, boxes="boxes" in asked.write))
+        rows += list(_rows(result))
         results.append(result)
     _write_csv(asked.out / "failed.csv", failed, ["image", "reason"])
     if not results:
@@ -84,7 +84,7 @@ def gated_masks(result: CaseResult) -> np.ndarray:
     return np.asarray(result.segmentation.masks & keep)
 
 
-def _rows(result: CaseResult, *, boxes: bool) -> Iterator[dict[str, Any]]:
+def _rows(result: CaseResult) -> Iterator[dict[str, Any]]:
     masks = gated_masks(result)
     for k, name in enumerate(result.classes):
         found = result.segmentation.boxes(name) if result.positive[k] else []
@@ -96,7 +96,8 @@ def _rows(result: CaseResult, *, boxes: bool) -> Iterator[dict[str, Any]]:
             "threshold": float(result.decisions[k].value),
             "map_threshold": float(result.segmentation.thresholds[k].value),
             "area": int(masks[k].sum()),
-        } | ({"boxes": json.dumps([list(box) for box in found])} if boxes else {})
+            "boxes": json.dumps([list(box) for box in found]),
+        }
 
 
 def _write_maps(result: CaseResult, _pixels: np.ndarray, out: Path, name: str) -> None:
@@ -125,7 +126,7 @@ def _write_overlays(result: CaseResult, pixels: np.ndarray, out: Path, name: str
 
 
 def _in_table(_result: CaseResult, _pixels: np.ndarray, _out: Path, _name: str) -> None:
-    """Boxes stand in predictions.csv."""
+    """Boxes stand in predictions.csv, asked for or not."""
 
 
 WRITERS = {"maps": _write_maps, "boxes": _in_table, "masks": _write_masks, "overlay": _write_overlays}
