@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.special import expit
 
 from lesioncam.errors import LesioncamError
 from lesioncam.geometry import Geometry
@@ -140,7 +141,7 @@ class Calibration:
         """Probabilities of raw values ``(K, ...)``, float32."""
         shape = (-1,) + (1,) * (raw.ndim - 1)
         logit = raw * np.reshape(self.scale, shape) + np.reshape(self.offset, shape)
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
+        return np.asarray(expit(logit), dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,25 @@ def test_a_model_without_thresholds_is_refused_unless_told(toy, quick, tmp_path)
         lc.predict(tmp_path / "bare", [toy.parent / "p00_0.png"])
     result = lc.predict(tmp_path / "bare", [toy.parent / "p00_0.png"], threshold="default")[0]
     assert result.segmentation.thresholds[0].source == "default"
+    with pytest.raises(RunError, match="--threshold default"):
+        lc.evaluate(tmp_path / "bare")
+    metrics = lc.evaluate(tmp_path / "bare", threshold="default")  # never calibrated, so no controls either
+    assert set(metrics["method"]) == {"cam"}
+    cases = read_cases(tmp_path / "bare" / "evaluate" / "val" / "cases.csv")
+    assert set(cases["map_source"]) == {"default"}
+
+
+def test_the_gallery_shows_the_threshold_that_was_asked_for(done, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    lc.evaluate(copy, "val", threshold=0.9)
+    place = copy / "evaluate" / "val"
+    row = pd.read_csv(place / "gallery.csv").iloc[0]
+    with np.load(place / "arrays" / row["file"], allow_pickle=False) as kept:
+        clear = np.abs(kept["probability"].astype(float) - 0.9) > 1e-2  # kept in half precision
+        assert ((kept["probability"] > 0.9) == kept["masks"])[clear].all()
 
 
 def test_predict_writes_what_it_says_and_goes_on_after_a_broken_image(done, toy, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from lesioncam.data.io import read_image, validate_image
 from lesioncam.errors import RunError
@@ -48,7 +49,7 @@ def analyse(
         image=source,
         classes=classifier.classes,
         logits=logits,
-        probabilities=(0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32),
+        probabilities=expit(logits.astype(np.float64)).astype(np.float32),
         decisions=decisions_of(classifier),
         heatmap=heatmap,
         segmentation=segmentation,

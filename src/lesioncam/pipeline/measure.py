@@ -109,9 +109,9 @@ def calibrate(
     means = part.mean_masks()
     seed = classifier.card.config.seed
     searches = {name: DiceSearch(len(classifier.classes)) for name in (classifier.card.config.map, *CONTROLS)}
-    logits = []
+    scores = []
     for result, truth in progress(part.walk("default"), len(part.table), "thresholds on val"):
-        logits.append(result.logits)
+        scores.append(result.probabilities)
         if not truth.masks:
             continue
         maps = {result.heatmap.method: result.heatmap.probability()}
@@ -126,10 +126,9 @@ def calibrate(
     if asked != "val":
         own = Threshold(DEFAULT, "default") if asked == "default" else Threshold(float(asked), "given")
         thresholds[classifier.card.config.map] = (own,) * len(classifier.classes)
-    scores = 0.5 * (1.0 + np.tanh(0.5 * np.array(logits, dtype=np.float64)))
     decisions = tuple(
-        Threshold(decision_threshold(column.astype(np.float32), truth), "val", tuned)
-        for column, truth in zip(scores.T, part.labels.T, strict=True)
+        Threshold(decision_threshold(column, truth), "val", tuned)
+        for column, truth in zip(np.array(scores).T, part.labels.T, strict=True)
     )
     means.save(_controls(folder).with_suffix(".npz"))
     chosen = {name: [{"value": t.value, "source": t.source} for t in thresholds[name]] for name in CONTROLS}
@@ -188,7 +187,7 @@ def measure(
     write_with(place / "metrics.csv", lambda p: metrics.to_csv(p, index=False, lineterminator="\n"))
     points = curves(cases)
     write_with(place / "curves.npz", lambda p: np.savez_compressed(p, **points))  # type: ignore[arg-type]
-    _write_gallery(part, cases, names, place)
+    _write_gallery(part, cases, names, place, threshold)
     facts = _facts(part, table, cases, members) | {
         "thresholds_chosen_here": optimistic,
         "test_opened": ledger.times,
@@ -202,20 +201,28 @@ def _measure_cases(
     part: _Part, folder: RunFolder, place: Path, threshold: str | float, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of cases.csv, and the array file of each image."""
-    means, chosen = MeanMask.load(_controls(folder).with_suffix(".npz")), read_json(_controls(folder))
-    given = {name: [Threshold(t["value"], t["source"]) for t in chosen[name]] for name in CONTROLS}
+    means, given = _chosen_controls(folder)
     seed = part.classifier.card.config.seed
     rows: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for result, truth in progress(part.walk(threshold), len(part.table), f"measuring {truth_name(part)}"):
         controls = {}
-        if truth.masks or truth.boxes or truth.healthy:
+        if given and (truth.masks or truth.boxes or truth.healthy):
             maps = control_maps(Scene(result.id, result.heatmap, means, seed))
             controls = {name: ControlMap(maps[name], given[name]) for name in maps}
         rows += case_rows(result, truth, controls)
         names[result.id] = f"{_slug(result.id)}.npz"
         _write_arrays(place / "arrays" / names[result.id], result)
     return rows, names
+
+
+def _chosen_controls(folder: RunFolder) -> tuple[MeanMask, dict[str, list[Threshold]]]:
+    """The controls' mean masks and thresholds; none for a model that was never calibrated."""
+    if not _controls(folder).is_file():
+        return MeanMask(()), {}
+    chosen = read_json(_controls(folder))
+    given = {name: [Threshold(t["value"], t["source"]) for t in chosen[name]] for name in CONTROLS}
+    return MeanMask.load(_controls(folder).with_suffix(".npz")), given
 
 
 def truth_name(part: _Part) -> str:
@@ -239,14 +246,16 @@ def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
     )
 
 
-def _write_gallery(part: _Part, cases: pd.DataFrame, names: dict[str, str], place: Path) -> None:
+def _write_gallery(
+    part: _Part, cases: pd.DataFrame, names: dict[str, str], place: Path, threshold: str | float
+) -> None:
     """The chosen images once more, with pixels, for a report that needs the run folder only."""
     gallery = pick_gallery(cases)
     wanted = set(gallery["image"])
     rows = [i for i, name in enumerate(part.table.frame["id"]) if name in wanted]
     few = _Part(part.table.take(rows), part.classifier, part.key)
     paths = dict(zip(few.table.frame["id"], few.table.frame["image"], strict=True))
-    for result, truth in few.walk("val" if part.classifier.card.thresholds else "default"):
+    for result, truth in few.walk(threshold):
         native = result.heatmap.geometry.native
         masks = [truth.masks.get(name, np.zeros(native, dtype=bool)) for name in result.classes]
         known = [name in truth.masks or label == 0 for name, label in zip(result.classes, truth.labels, strict=True)]
