@@ -68,3 +68,36 @@ QUICK = {
 @pytest.fixture(scope="session")
 def quick() -> dict:
     return dict(QUICK)
+
+
+WORDS = [
+    "--columns",
+    "image=file",
+    "--size",
+    "64",
+    "--backbone",
+    "slim,channels=[16,16,32,32],stem_width=16",
+    "--pooling",
+    "topq,fraction=0.1",
+    "--epochs",
+    "25",
+    "--batch",
+    "8",
+    "--precision",
+    "fp32",
+    "--threads",
+    "1",
+    "--draws",
+    "100",
+]
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run on the toy, through the command line, validated and tested once; copy it before changing it."""
+    from lesioncam.cli import main
+
+    out = tmp_path_factory.mktemp("runs") / "toy"
+    assert main(["run", str(toy), "-o", str(out), *WORDS]) == 0
+    assert main(["evaluate", str(out), "--split", "test"]) == 0
+    return out

@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+CalibrationKind = Literal["none", "temperature", "platt", "isotonic"]
 
 
 class Config(BaseModel):
@@ -201,6 +202,13 @@ class RunConfig(Config):
     """Map method."""
     threshold: Literal["val", "default"] | Fraction = "val"
     """Where map thresholds come from: val (best mean Dice on validation), default (.5), or a number."""
+    operating_point: str = "youden"
+    """Image thresholds, chosen on validation: youden, sensitivity=0.9, specificity=0.9, or cost=FN/FP (a miss against
+    a false alarm)."""
+    calibration: CalibrationKind = "none"
+    """Of image scores, fitted on validation: none (the sigmoid), temperature, platt or isotonic."""
+    map_calibration: CalibrationKind = "none"
+    """Of map values, fitted on the validation masks."""
     epochs: PositiveInt = 25
     """Passes over the training images."""
     batch: PositiveInt = 32

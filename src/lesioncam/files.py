@@ -116,6 +116,21 @@ class RunFolder:
         return self.root / "model" / "model.json"
 
     @property
+    def maps(self) -> Path:
+        """Of a folder that measures another tool's maps: their scale, thresholds and what was chosen, one JSON."""
+        return self.root / "maps.json"
+
+    @property
+    def source(self) -> Path:
+        """Where the table and the maps came from, relative to the folder; private, like the rest of ``log``."""
+        return self.log / "source.json"
+
+    @property
+    def prints(self) -> Path:
+        """Perceptual prints of the images the model was trained and tuned on; private."""
+        return self.log / "prints.npz"
+
+    @property
     def log(self) -> Path:
         """Learning curves and resume checkpoints."""
         return self.root / "log"

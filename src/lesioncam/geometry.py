@@ -152,15 +152,55 @@ class Geometry:
         Returns:
             Linear in between, inside the range of the maps.
         """
-        import torch
-
-        cut = resize(torch.from_numpy(self._spread(maps, origin))[None], self.extent)[0].numpy()
+        cut = np.asarray(maps, dtype=np.float32)
+        for axis, weights in enumerate(self.weights(maps.shape[1:], origin)):
+            cut = np.moveaxis(np.tensordot(weights, cut, axes=(1, axis + 1)), 0, axis + 1)
+        cut = np.ascontiguousarray(cut)
         if self.extent == self.native:
-            return np.asarray(cut)
+            return cut
         out = np.full((len(maps), *self.native), fill, dtype=np.float32)
         window: Any = (..., *(slice(a, b) for a, b in self.crop))
         out[window] = cut
         return out
+
+    def weights(self, grid: Sequence[int], origin: Sequence[float] | None = None) -> tuple[np.ndarray, ...]:
+        """The linear way home, axis by axis: ``native = A_0 ... A_n map`` inside the crop.
+
+        Args:
+            grid: size of the map.
+            origin: as in :meth:`to_native`.
+
+        Returns:
+            Per axis ``(extent, cells)`` float32; rows sum to 1, nothing is negative.
+        """
+        found = []
+        for axis, (window, size, extent) in enumerate(zip(self._window, self.input, self.extent, strict=True)):
+            pitch = size / grid[axis]
+            first = (pitch - 1) / 2 if origin is None else origin[axis]
+            spread = _linear(np.arange(window.start, window.stop), grid[axis], first, pitch)
+            scaled = window.stop - window.start
+            if scaled != extent:
+                stretch = extent / scaled
+                spread = _linear(np.arange(extent), scaled, (stretch - 1) / 2, stretch) @ spread
+            found.append(spread)
+        return tuple(found)
+
+    def to_cells(self, image: np.ndarray, grid: Sequence[int], origin: Sequence[float] | None = None) -> np.ndarray:
+        """What each cell of a map sees of a native image or mask: means by the same weights that carry maps home.
+
+        Args:
+            image: ``(*native)``.
+            grid: size of the map.
+            origin: as in :meth:`to_native`.
+
+        Returns:
+            ``(*grid)`` float64, inside the range of the image; a cell that reaches nothing is 0.
+        """
+        cells = np.asarray(image, dtype=np.float64)[tuple(slice(a, b) for a, b in self.crop)]
+        for axis, way in enumerate(self.weights(grid, origin)):
+            share = way.T / np.maximum(way.sum(axis=0, dtype=np.float64), 1e-12)[:, None]
+            cells = np.moveaxis(np.tensordot(share, cells, axes=(1, axis)), 0, axis)
+        return cells
 
     def to_native_points(self, points: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
         """Carry pixel-centre coordinates ``(n, axes)`` (array order) from the input to the native grid."""
@@ -171,16 +211,6 @@ class Geometry:
         """Carry pixel-centre coordinates ``(n, axes)`` (array order) from the native grid to the input."""
         scale, offset, start = self._affine()
         return np.asarray((np.asarray(points, dtype=float) - start + 0.5) * scale - 0.5 + offset)
-
-    def _spread(self, maps: np.ndarray, origin: Sequence[float] | None) -> np.ndarray:
-        """Cells of a map to the pixels of the window, one axis after the other."""
-        out = np.asarray(maps, dtype=np.float32)
-        for axis, (window, size) in enumerate(zip(self._window, self.input, strict=True)):
-            pitch = size / maps.shape[axis + 1]
-            first = (pitch - 1) / 2 if origin is None else origin[axis]
-            weights = _linear(np.arange(window.start, window.stop), maps.shape[axis + 1], first, pitch)
-            out = np.moveaxis(np.tensordot(weights, out, axes=(1, axis + 1)), 0, axis + 1)
-        return np.ascontiguousarray(out)
 
     @property
     def _window(self) -> tuple[slice, ...]:

@@ -20,6 +20,7 @@ __all__ = [
     "Box",
     "Calibration",
     "CaseResult",
+    "Chosen",
     "ClassifierOutput",
     "Component",
     "Heatmap",
@@ -29,6 +30,7 @@ __all__ = [
     "Segmentation",
     "Split",
     "Threshold",
+    "Validation",
 ]
 
 Split = Literal["train", "val", "test"]
@@ -68,6 +70,7 @@ class Record:
         split: ``train``, ``val``, ``test`` or None.
         masks: class -> mask files to be united; the key ``""`` stands for "of every positive class of the row".
         boxes: truth boxes, native pixels.
+        readers: reader -> class -> mask files that this human reader drew; a benchmark, never the truth.
     """
 
     id: str
@@ -81,6 +84,7 @@ class Record:
     split: Split | None = None
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     boxes: tuple[Box, ...] = ()
+    readers: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,25 +116,39 @@ class Batch:
 class ClassifierOutput:
     """What one forward pass gives: ``logits (N, K)`` and ``class_maps (N, K, *s)``, both before the sigmoid.
 
-    For single-image heads ``pool(class_maps, features, valid) == logits``.
+    For single-image heads ``pool(class_maps, features, valid) == logits``; ``features (N, C, *s)`` are what it saw.
     """
 
     logits: Tensor
     class_maps: Tensor
     valid: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a raw map value to a probability: ``sigmoid(scale * raw + offset)``, per class.
+    """From a raw value (logit) to a probability, per class: ``sigmoid(scale * raw + offset)`` or a rising line.
 
     Attributes:
+        scale: K.
+        offset: K.
         source: ``classifier`` (the sigmoid the classifier was trained with) or the split it was fitted on.
+        knots: isotonic: per class the raw values and their probabilities, linear in between and constant outside; an
+            empty pair of a class leaves it to ``scale`` and ``offset``. Empty for the other kinds.
+        tuned_on: keyed digests of the patients it was fitted on.
+        kind: ``none``, ``temperature``, ``platt`` or ``isotonic``.
+
+    Example:
+        >>> Calibration((1.0,), (0.0,), knots=(((-1.0, 1.0), (0.25, 0.75)),)).probability(np.float32([[0.0, 9.0]]))
+        array([[0.5 , 0.75]], dtype=float32)
     """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     source: str = "classifier"
+    knots: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    tuned_on: frozenset[str] = frozenset()
+    kind: str = "none"
 
     @classmethod
     def of_classifier(cls, classes: int) -> Calibration:
@@ -140,8 +158,20 @@ class Calibration:
     def probability(self, raw: np.ndarray) -> np.ndarray:
         """Probabilities of raw values ``(K, ...)``, float32."""
         shape = (-1,) + (1,) * (raw.ndim - 1)
-        logit = raw * np.reshape(self.scale, shape) + np.reshape(self.offset, shape)
-        return np.asarray(expit(logit), dtype=np.float32)
+        logit = raw * np.reshape(self.scale, shape).astype(raw.dtype) + np.reshape(self.offset, shape).astype(raw.dtype)
+        out = np.asarray(expit(logit), dtype=np.float32)
+        for k, (places, values) in enumerate(self.knots):
+            if places:
+                out[k] = np.interp(raw[k], places, values)
+        return out
+
+    def check_unseen(self, patients: Sequence[str]) -> None:
+        """Refuse to be applied to patients (digests) it was fitted on.
+
+        Raises:
+            LesioncamError: if any of them was seen.
+        """
+        _refuse_seen(f"{self.kind} calibration", self.tuned_on, patients)
 
 
 @dataclass(frozen=True)
@@ -222,20 +252,98 @@ class Threshold:
         Raises:
             LesioncamError: if any of them was seen.
         """
-        if seen := sorted(self.tuned_on.intersection(patients)):
-            raise LesioncamError(
-                f"threshold {self.value:g} was chosen on {len(seen)} of these patients; choose thresholds on `val` "
-                "only, and keep each patient in one split."
-            )
+        _refuse_seen(f"threshold {self.value:g}", self.tuned_on, patients)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The images on which something may be chosen: the only thing that choosing functions accept.
+
+    It cannot be made of any other split than ``val``, and whatever is chosen remembers these patients.
+
+    Attributes:
+        images: ids.
+        patients: keyed digest of the patient of each image.
+        splits: ``val``, once per image.
+
+    Raises:
+        LesioncamError: if an image is of another split, or there is none.
+
+    Example:
+        >>> sorted(Validation(("a", "b"), ("p", "p"), ("val", "val")).tuned_on)
+        ['p']
+        >>> Validation(("a",), ("p",), ("test",))
+        Traceback (most recent call last):
+        ...
+        lesioncam.errors.LesioncamError: choices are made on `val` only; image 'a' is of split `test`. ...
+    """
+
+    images: tuple[str, ...]
+    patients: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.patients) == len(self.splits):
+            raise ValueError("a validation set needs one patient and one split per image.")
+        for image, split in zip(self.images, self.splits, strict=True):
+            if split != "val":
+                raise LesioncamError(
+                    f"choices are made on `val` only; image {image!r} is of split `{split}`. "
+                    "Test is for the last look; keep a few images with masks as val."
+                )
+
+    @property
+    def tuned_on(self) -> frozenset[str]:
+        """What a choice made here has to remember."""
+        return frozenset(self.patients)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The outcome of a choice on validation, and whom it was made on.
+
+    Attributes:
+        what: ``checkpoint``, ``method``, ``ensemble``, ``calibration`` ...
+        value: what was chosen, in a word; members of an ensemble are joined by ``+``.
+        tuned_on: keyed digests of the patients it was chosen on.
+    """
+
+    what: str
+    value: str
+    tuned_on: frozenset[str] = frozenset()
+
+    def check_unseen(self, patients: Sequence[str]) -> None:
+        """Refuse to be applied to patients (digests) it was chosen on.
+
+        Raises:
+            LesioncamError: if any of them was seen.
+        """
+        _refuse_seen(f"{self.what} {self.value!r}", self.tuned_on, patients)
+
+
+def _refuse_seen(what: str, tuned_on: frozenset[str], patients: Sequence[str]) -> None:
+    if seen := tuned_on.intersection(patients):
+        raise LesioncamError(
+            f"{what} was chosen on {len(seen)} of these patients; choose on `val` only, and keep each patient in one "
+            "split."
+        )
 
 
 @dataclass(frozen=True)
 class Component:
-    """One connected region of a mask: half-open box ``(x0, y0, x1, y1)``, size in pixels and hottest probability."""
+    """One connected region of a mask.
+
+    Attributes:
+        box: half-open, ``(x0, y0, x1, y1)``.
+        area: pixels.
+        peak: its hottest probability; NaN where no map was given.
+        place: index of the hottest pixel in array order, the first of equals; empty where no map was given.
+    """
 
     box: tuple[int, ...]
     area: int
     peak: float
+    place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -276,6 +384,7 @@ class CaseResult:
         decisions: one image threshold per class.
         heatmap: raw evidence per class.
         segmentation: masks and boxes in the file's own pixels.
+        features: ``(C, *s)`` before the class maps, where they were asked for.
     """
 
     id: str
@@ -286,6 +395,7 @@ class CaseResult:
     decisions: tuple[Threshold, ...]
     heatmap: Heatmap
     segmentation: Segmentation
+    features: np.ndarray | None = None
 
     @property
     def positive(self) -> tuple[bool, ...]:

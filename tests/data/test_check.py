@@ -101,7 +101,7 @@ def test_what_reading_found_is_listed_too(folder):
     report = check(folder, [*rows(), "a.png#0,z,pg,oops"], classes=["x", "y"])
     assert [problem.kind for problem in report.problems] == ["unknown label", "bad split"]
     assert all(problem.row == 8 for problem in report.problems)
-    assert not report.warnings
+    assert [problem.kind for problem in report.warnings] == ["near-duplicates in one split"]  # a.png again
 
 
 def test_everything_is_listed_at_once_and_long_lists_are_cut(folder):
@@ -270,3 +270,70 @@ def test_boxes(folder):
         "t.csv row 4: box [-2, 0, 4, 4] of 'x' lies outside the image of 8 x 10 (height x width). Use its own pixels.",
     ]
     assert warned(report) == ["t.csv row 5: box [1, 1, 2, 2] of 'x', although the row is not positive for it."]
+
+
+def test_reader_masks_are_looked_at_too(folder):
+    write_mask(folder / "good.png")
+    write_mask(folder / "small.png", (4, 5))
+    masks = ["good.png,", "small.png,", ",no.png", ",", ",", ","]
+    lines = [f"{row},{mask}" for row, mask in zip(rows(), masks, strict=True)]
+    report = check(folder, lines, "image,label,patient,split,mask@ann:x,mask@bob\n")
+    assert [(problem.row, problem.kind) for problem in report.problems] == [(3, "unusable mask"), (4, "missing mask")]
+
+
+# ---- near-duplicates ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Six drawn images of 120 x 100 pixels: smooth random shapes on black."""
+    from scipy.ndimage import gaussian_filter
+
+    for seed, name in enumerate("abcdef"):
+        rng = np.random.default_rng(seed)
+        shape = sum(gaussian_filter(rng.normal(size=(120, 100)), sigma) * sigma for sigma in (2, 4, 8))
+        pixels = np.pad(np.interp(shape, (shape.min(), shape.max()), (40, 250)), 10)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def test_near_duplicates_across_splits_are_problems(scans):
+    image = Image.open(scans / "a.png")
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(scans / "e.jpg", quality=80)
+    image.crop((6, 4, 120, 140)).resize((60, 70)).save(scans / "c.png")
+    report = check(scans, rows(e="e.jpg,x,pe,test"))
+    assert {problem.kind for problem in report.problems} == {"near-duplicate"}
+    assert [problem.row for problem in report.problems] == [4, 6, 6]
+    assert [(pair.first, pair.second, pair.kind) for pair in report.pairs] == [
+        (0, 2, "copy"),
+        (0, 4, "mirror"),
+        (2, 4, "mirror"),
+    ]
+    mirror = next(message for message in problems(report) if "'train' (row 2)" in message and "'e.jpg'" in message)
+    assert mirror.startswith("t.csv row 6: 'e.jpg' in 'test' is the mirror image of 'a.png' in 'train' (row 2), ")
+    assert mirror.endswith("Keep such images in one split; `lesioncam split` does so.")
+    assert len(report.prints) == 6
+    assert check_table(read_table(scans / "t.csv"), duplicates=False).ok
+    assert check_table(read_table(scans / "t.csv"), duplicates=False).prints is None
+
+
+def test_near_duplicates_without_a_split_are_one_warning(scans):
+    Image.open(scans / "a.png").save(scans / "b.png")
+    lines = [row.rsplit(",", 1)[0] for row in rows()]
+    report = check(scans, lines, "image,label,patient\n")
+    assert report.ok
+    text = (
+        "t.csv: 1 pair of nearly the same image inside a split or without one (2 images; rows 2 and 3, for instance). "
+        "They count as several; `lesioncam split` keeps them together."
+    )
+    assert warned(report) == [text]
+
+
+def test_a_study_in_two_splits_where_patients_are_not_known(folder):
+    lines = [f"{row},s{k // 3}" for k, row in enumerate(rows())]
+    report = check(folder, lines, "image,label,patient,split,study\n")
+    assert report.ok  # every patient is known: study 1 of one is not study 1 of the other
+    lines = [line.replace(",pa,", ",,").replace(",pc,", ",,") for line in lines]
+    report = check(folder, lines, "image,label,patient,split,study\n")
+    text = "study 's0' is in 'val' and in 'train' (row 2). Keep each study in one split; `lesioncam split` does so."
+    assert problems(report) == [f"t.csv row 4: {text}"]

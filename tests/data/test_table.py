@@ -367,6 +367,76 @@ def test_written_tables_read_back_equal(write, tmp_path, name, rule):
     assert digest(again) == digest(table)
 
 
+# ---- readers and checked labels ----------------------------------------------------------------------------------
+
+READ = (
+    "image,label,mask:mass,mask@ann:mass,mask@ann:cyst,mask@bob,verified,split\n"
+    "a.png,mass|cyst,m.png,r/a1.png|r/a2.png,r/c.png,r/b.png,1,test\n"
+    "b.png,mass,,r/d.png,,,0,test\n"
+    "c.png,cyst,,,,,,val\n"
+)
+
+
+@pytest.mark.parametrize("name", ["copy.csv", "copy.parquet", "a/copy.csv"])
+def test_readers_and_checked_labels_are_read_and_written(write, tmp_path, name):
+    table = read_table(write(READ))
+    again = read_table(write_table(table, tmp_path / name))
+    for each in (table, again):
+        assert not each.problems
+        first, second, third = each.records()
+        root = f"{tmp_path}/"
+        assert first.readers == {
+            "ann": {"mass": (f"{root}r/a1.png", f"{root}r/a2.png"), "cyst": (f"{root}r/c.png",)},
+            "bob": {"": (f"{root}r/b.png",)},
+        }
+        assert (second.readers, third.readers) == ({"ann": {"mass": (f"{root}r/d.png",)}}, {})
+        assert first.masks == {"mass": (f"{root}m.png",)}
+        assert each.readers() == ("ann", "bob")
+        assert each.classes == ("cyst", "mass")
+        assert each.verified().tolist() == [True, False, False]
+        assert each.frame["verified"].tolist() == [True, False, None]
+        assert each.verified_only().frame["id"].tolist() == ["a"]
+        assert each.verified_only("test").frame["id"].tolist() == ["a"]
+        assert len(each.verified_only("val")) == 0
+
+
+def test_without_readers_and_checks(write):
+    table = read_table(write("image,label,split\na,x,test\nb,y,val\n"))
+    assert table.verified() is None
+    assert len(table.verified_only()) == 2
+    assert len(table.verified_only("val")) == 1
+    assert table.readers() == ()
+    assert [record.readers for record in table.records()] == [{}, {}]
+
+
+def test_mapped_reader_and_verified_columns(write):
+    path = write("image,label,Reader 2,checked\na,x,r.png,True\nb,y,,no\n")
+    table = read_table(path, columns={"mask@two:x": "Reader 2", "verified": "checked"})
+    assert table.verified().tolist() == [True, False]
+    assert list(table.records()[0].readers) == ["two"]
+    assert not [name for name in table.frame if name.startswith("extra:")]
+
+
+def test_bad_reader_and_verified_cells(write):
+    table = read_table(write("image,label,mask@ann:mas,mask@:mass,verified\na,mass,,,1\nb,cyst,,,maybe\n"))
+    assert messages(table) == [
+        "t.csv: column 'mask@ann:mas' is of no class. Did you mean 'mask@ann:mass'? Classes: cyst, mass.",
+        "t.csv: column 'mask@:mass' names no reader; write mask@NAME or mask@NAME:CLASS.",
+        "t.csv row 3: column 'verified' holds 'maybe'; use 1 (checked), 0 or a blank.",
+    ]
+    assert table.verified().tolist() == [True, False]
+
+
+def test_verified_and_readers_make_no_class(write):
+    table = read_table(write("image,mass,verified,mask@ann\na,1,1,\nb,0,0,\n"))
+    assert table.classes == ("mass",)
+
+
+def test_a_study_stands_in_for_a_blank_patient(write):
+    table = read_table(write("image,label,patient,study\na,x,1,\nb,x,,s\nc,x,,\n"))
+    assert [problem.row for problem in table.problems] == [4]
+
+
 def test_written_paths_are_relative_to_the_file(write, tmp_path):
     table = read_table(write("image,label\nx/a.png,u\n"))
     text = write_table(table, tmp_path / "runs" / "one" / "table.csv").read_text()

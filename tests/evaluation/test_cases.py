@@ -164,7 +164,8 @@ def test_boxes_of_the_table_come_before_those_of_the_mask():
 
 
 def control(values, thresholds=(0.5, 0.5)):
-    return {"centre_prior": ControlMap(np.stack(values).astype(np.float32), [Threshold(t, "val") for t in thresholds])}
+    maps = {k: np.asarray(value, np.float32) for k, value in enumerate(values)}
+    return {"centre_prior": ControlMap(maps, [Threshold(t, "val") for t in thresholds])}
 
 
 def test_controls_have_rows_where_truth_exists_only():
@@ -215,6 +216,7 @@ def test_cells_come_back_as_they_were(tmp_path):
             "patient": "1e5",
             "class": "None",
             "boxes": "[[1, 2, 3, 4]]",
+            "peaks": "[[0.5, 2, 1]]",
         }
         row |= {"split": "val", "method": "cam", "map_source": "val", "area": 12, "has_mask": 0, "state": -1.0}
         row |= {"logit": float(np.float32(rng.normal())), "dice": rng.random() * 1e-12, "probability": 1 / 3}

@@ -1,10 +1,14 @@
 """Controls: they know the grid, the seed and the validation masks, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from lesioncam.errors import RunError
-from lesioncam.evaluation.controls import CONTROLS, MeanMask, Scene, control_maps
+from lesioncam.evaluation.controls import CONTROLS, MeanMask, Scene, control_maps, resolution_ceiling
+from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.geometry import Geometry
 from lesioncam.types import Heatmap
 
@@ -23,7 +27,8 @@ def test_every_control_is_like_a_probability_on_the_native_grid(name):
     assert maps.min() >= 0
     assert maps.max() <= 1
     assert np.isfinite(maps).all()
-    np.testing.assert_array_equal(control_maps(scene())[name], maps)
+    if name != "few_shot":  # drawn where there are features only
+        np.testing.assert_array_equal(control_maps(scene())[name], maps)
 
 
 def test_noise_depends_on_seed_and_image_only():
@@ -121,3 +126,57 @@ def test_a_missing_or_broken_file_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(RunError, match=r"means\.npz"):
         MeanMask.load(path)
+
+
+def test_a_class_that_is_not_wanted_is_not_drawn():
+    for name, control in CONTROLS.items():
+        whole, second = scene(), replace(scene(), wanted=(1,))
+        np.testing.assert_array_equal(control(second)[0], control(whole)[1], err_msg=name)
+        assert len(control(second)) == 1
+
+
+def test_the_brightness_map_is_the_image():
+    grey = np.linspace(0, 1, 1500, dtype=np.float32).reshape(30, 50)
+    np.testing.assert_array_equal(CONTROLS["brightness_map"](replace(scene(), grey=grey))[1], grey)
+
+
+def test_the_few_shot_map_goes_home_like_a_map():
+    few = np.zeros((2, 4, 4), np.float32)
+    few[0, 1, 2] = 1
+    maps = CONTROLS["few_shot"](replace(scene(native=(32, 32)), few_shot=few))
+    assert np.unravel_index(maps[0].argmax(), (32, 32)) in [(11, 19), (11, 20), (12, 19), (12, 20)]
+
+
+@pytest.mark.parametrize("crop", [None, ((4, 60), (0, 40))])
+@pytest.mark.parametrize("side", [5, 9, 24])
+def test_no_map_of_the_grid_does_better_than_the_ceiling(crop, side):
+    """The oracle: gradient ascent on the soft Dice of a free map, then its best threshold."""
+    native = (64, 48)
+    geometry = Geometry.letterbox(native, (64, 64), crop=crop)
+    heatmap = Heatmap(np.zeros((1, 8, 8), np.float32), ("mass",), "cam", "head", geometry, origin=(0.0, 0.0))
+    mask = np.zeros(native, bool)
+    mask[30 : 30 + side, 13 : 13 + side] = True
+    best = resolution_ceiling(heatmap, mask)
+    assert best.dice == pytest.approx(overlap_counts(best.map >= best.threshold, mask).dice)
+    ways = [torch.from_numpy(way) for way in geometry.weights((8, 8), (0.0, 0.0))]
+    free = torch.zeros(8, 8, requires_grad=True)
+    window = tuple(slice(a, b) for a, b in geometry.crop)
+    target = torch.from_numpy(mask[window].astype(np.float32))
+    optimiser = torch.optim.Adam([free], lr=0.3)
+    found = 0.0
+    for step in range(400):
+        drawn = ways[0] @ free @ ways[1].T
+        soft = torch.sigmoid(drawn * (1 + step / 40))
+        loss = 1 - 2 * (soft * target).sum() / (soft.sum() + target.sum())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found = max(found, overlap_counts(drawn.detach().numpy() >= 0, mask[window]).dice)
+    assert best.dice >= found - 0.01
+
+
+def test_the_ceiling_of_the_native_grid_is_one():
+    geometry = Geometry.letterbox((16, 12), (16, 12))
+    heatmap = Heatmap(np.zeros((1, 16, 12), np.float32), ("mass",), "cam", "head", geometry)
+    mask = np.random.default_rng(0).random((16, 12)) > 0.7
+    assert resolution_ceiling(heatmap, mask).dice == 1

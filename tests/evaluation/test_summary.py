@@ -9,7 +9,16 @@ from sklearn import metrics as oracle
 
 from lesioncam.errors import RunError
 from lesioncam.evaluation.cases import COLUMNS, read_cases, write_cases
-from lesioncam.evaluation.summary import METRICS, best_control, curves, own_method, summarise
+from lesioncam.evaluation.summary import (
+    METRICS,
+    best_control,
+    case_tables,
+    curves,
+    grid_of,
+    own_method,
+    patient_draws,
+    summarise,
+)
 from lesioncam.functional.metrics import patient_weights
 
 NAN = math.nan
@@ -399,6 +408,45 @@ def test_best_control():
     assert best_control(table, "false_alarm_rate")["method"] == "mean_mask"
     assert best_control(table, "iou") is None
     assert best_control(table, "dice", "mass") is None
+
+
+@pytest.mark.parametrize("metric", ["afp@0.5", "iobb_afp@0.1", "hd95", "assd", "brier", "ece"])
+def test_the_best_control_of_a_distance_or_an_error_is_the_lowest(metric):
+    table = pd.DataFrame({"metric": metric, "class": "macro", "method": ["random_map", "mean_mask"], "value": [2.0, 1]})
+    assert best_control(table, metric)["method"] == "mean_mask"
+
+
+def test_bounds_and_readers_are_neither_methods_nor_something_to_beat():
+    frame = small()
+    marks = [frame.assign(method=name, logit=NAN) for name in ("resolution_ceiling", "reader:A")]
+    frame = pd.concat([*marks, frame], ignore_index=True)
+    metrics = summarise(frame, exclusive=False, draws=5)
+    assert set(metrics.loc[metrics["task"] == "classification", "method"]) == {"cam"}
+    assert pick(metrics, "dice", method="reader:A")["value"] == pytest.approx(0.4)
+    assert own_method(frame) == "cam"
+    assert best_control(metrics, "dice") is None
+
+
+def test_tables_share_one_grid():
+    frame = random_cases(images=5)
+    grid = grid_of(frame)
+    part = frame[(frame["image"] == "i3") & (frame["method"] == "cam")].sample(frac=1, random_state=0)
+    (table,) = case_tables(part, ("label",), grid=grid)
+    assert table.column["label"].shape == (5, 2)
+    assert np.isnan(np.delete(table.column["label"], 3, axis=0)).all()
+    for k, name in enumerate(grid.classes):
+        assert table.column["label"][3, k] == part.loc[part["class"] == name, "label"].item()
+    for column in ("image", "class"):
+        with pytest.raises(RunError, match=f"{column} 'other' is not in these cases"):
+            case_tables(part.assign(**{column: "other"}), ("label",), grid=grid)
+
+
+def test_the_first_row_of_the_draws_is_everybody_once():
+    weights, owner = patient_draws(small(), 30, 0)
+    assert weights.shape == (31, 4)
+    assert (weights[0] == 1).all()
+    assert (weights[:, 0] == weights[:, 1]).all()  # both are of p
+    assert owner.tolist() == [0, 0, 1, 2]
 
 
 def test_curves_hold_the_numbers_of_the_plots():

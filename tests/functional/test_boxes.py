@@ -14,7 +14,7 @@ def test_a_drawn_box_three_wide_two_high():
     mask[1:3, 4:7] = True
     scores = np.zeros((5, 9))
     scores[2, 5], scores[0, 0] = 0.75, 0.99
-    assert component_boxes(mask, scores) == [Component((4, 1, 7, 3), 6, 0.75)]
+    assert component_boxes(mask, scores) == [Component((4, 1, 7, 3), 6, 0.75, (2, 5))]
 
 
 def test_one_pixel_and_no_pixel():
@@ -46,7 +46,10 @@ def test_overlapping_frames_keep_their_own_pixels():
     mask[2:4, 2:4] = True
     scores = np.where(mask, 0.5, 0.0)
     scores[2, 2] = 0.9
-    assert component_boxes(mask, scores) == [Component((0, 0, 5, 5), 9, 0.5), Component((2, 2, 4, 4), 4, 0.9)]
+    assert component_boxes(mask, scores) == [
+        Component((0, 0, 5, 5), 9, 0.5, (0, 0)),
+        Component((2, 2, 4, 4), 4, 0.9, (2, 2)),
+    ]
 
 
 def test_iou_by_hand():

@@ -6,15 +6,24 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
+from lesioncam.errors import OptionError
 from lesioncam.functional.metrics import (
     auroc,
     average_precision,
     balanced_accuracy,
+    brier,
+    expected_calibration_error,
+    f1_score,
     interval,
+    kappa_quadratic,
     nan_mean,
+    oracle_max_f1,
     patient_weights,
     pr_curve,
+    probabilistic_f1,
+    reliability_curve,
     roc_curve,
+    sensitivity_at_specificity,
     weighted_mean,
     weighted_ratio,
 )
@@ -183,3 +192,299 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
             kept[kind] += low <= 0 <= high
     assert 0.88 <= kept["patients"] / 200 <= 0.99
     assert kept["images"] / 200 < 0.75
+
+
+# ---- one point of the curve --------------------------------------------------------------------------------------
+
+
+def sensitivity_at_90(scores, labels, weights=None):
+    return sensitivity_at_specificity(scores, labels, 0.9, weights)
+
+
+def sensitivity_at_half(scores, labels, weights=None):
+    return sensitivity_at_specificity(scores, labels, 0.5, weights)
+
+
+def decided_f1(scores, labels, weights=None):
+    return f1_score(scores >= 0.5, labels, weights)
+
+
+def pf2(scores, labels, weights=None):
+    return probabilistic_f1(scores, labels, weights, beta=2.0)
+
+
+POINTS = [sensitivity_at_90, sensitivity_at_half, decided_f1, oracle_max_f1, probabilistic_f1, pf2, brier]
+
+
+@pytest.mark.parametrize("metric", POINTS)
+def test_every_point_counts_a_weight_as_a_repetition(metric):
+    for rng, scores, labels in trials(30, seed=6):
+        p = scores / 30
+        weights = rng.integers(0, 3, size=(6, len(p))).astype(np.uint16)
+        weights[0] = 0
+        weights[1] = 1
+        values = metric(p, labels, weights)
+        assert values.shape == (6,)
+        assert math.isnan(values[0])
+        assert values[1] == pytest.approx(metric(p, labels), abs=1e-14)
+        for value, weight in zip(values, weights, strict=True):
+            rows = np.repeat(np.arange(len(p)), weight)
+            assert value == pytest.approx(metric(p[rows], labels[rows]), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", POINTS)
+def test_every_point_leaves_unknown_rows_out(metric):
+    p, labels = np.array([0.9, 0.6, 0.55, 0.1]), np.array([1, 0, 1, 0])
+    more_p, more_labels = np.append(p, [0.95, 0.01, 0.3, NAN]), np.append(labels, [NAN, NAN, 0.5, 1])
+    if metric is decided_f1:  # NaN >= .5 is a decision: the caller's own
+        more_p, more_labels = more_p[:-1], more_labels[:-1]
+    assert metric(more_p, more_labels) == metric(p, labels)
+    assert metric(more_p, more_labels, np.ones((1, len(more_p)))) == [metric(p, labels)]
+
+
+@pytest.mark.parametrize("metric", [m for m in POINTS if m is not brier])
+def test_no_point_without_a_positive(metric):
+    assert math.isnan(metric(np.array([0.1, 0.9]), np.array([0, 0])))
+    assert math.isnan(metric(np.array([0.1, 0.9]), np.array([0, NAN])))
+    assert math.isnan(metric(np.zeros(0), np.zeros(0)))
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 0.5, 0.55, 0.9, 1.0])
+def test_sensitivity_at_specificity_equals_a_loop_over_thresholds(wanted):
+    for _, scores, labels in trials(40, seed=7):
+        best = 0.0
+        for t in [*np.unique(scores), np.inf]:
+            if (scores[labels == 0] < t).mean() >= wanted:
+                best = max(best, (scores[labels == 1] >= t).mean())
+        assert sensitivity_at_specificity(scores, labels, wanted) == best
+
+
+def test_a_specificity_that_is_just_reached_counts():
+    """.55 * 100 is above 55 in floating point: nothing may be lost to that."""
+    for part, of in [(55, 100), (9, 10), (7, 10), (29, 100), (57, 100), (3, 10)]:
+        scores = np.concatenate([np.zeros(part), np.full(of - part, 2.0), [1.0]])
+        labels = np.concatenate([np.zeros(of), [1]])
+        assert sensitivity_at_specificity(scores, labels, part / of) == 1
+        assert sensitivity_at_specificity(scores, labels, part / of + 1e-9) == 0
+
+
+def test_sensitivity_at_specificity_of_the_ends_and_of_one_class():
+    scores, labels = np.array([0.9, 0.8, 0.7]), np.array([0, 1, 1])
+    assert sensitivity_at_specificity(scores, labels, 1.0) == 0  # only "nobody" spares the hottest
+    assert sensitivity_at_specificity(scores, labels, 0.0) == 1
+    assert sensitivity_at_specificity(np.full(3, 0.5), labels, 0.5) == 0  # constant scores know no middle
+    assert math.isnan(sensitivity_at_specificity(scores, np.ones(3), 0.5))
+    for wrong in (-0.1, 90, NAN):
+        with pytest.raises(OptionError, match=r"expected a share"):
+            sensitivity_at_specificity(scores, labels, wrong)
+
+
+# ---- F1 ----------------------------------------------------------------------------------------------------------
+
+
+def test_f1_equals_scikit_learn():
+    for rng, _, labels in trials(40, seed=8):
+        guess = rng.integers(0, 2, size=len(labels))
+        expected = oracle.f1_score(labels, guess, zero_division=0)
+        assert f1_score(guess, labels) == pytest.approx(expected, abs=1e-15)
+        assert f1_score(guess.astype(bool), labels.astype(bool)) == pytest.approx(expected, abs=1e-15)
+        assert f1_score(np.append(guess, [NAN, 2, 0.5]), np.append(labels, [1, 1, 1])) == f1_score(guess, labels)
+
+
+def test_oracle_max_f1_is_the_best_of_all_decisions():
+    for _, scores, labels in trials(40, seed=9):
+        every = [oracle.f1_score(labels, scores >= t, zero_division=0) for t in np.unique(scores)]
+        assert oracle_max_f1(scores, labels) == pytest.approx(max(every), abs=1e-15)
+        assert oracle_max_f1(scores, labels) >= 2 * labels.mean() / (1 + labels.mean()) - 1e-15
+        assert oracle_max_f1(scores, labels) >= f1_score(scores >= 5, labels)
+
+
+def test_f1_without_negatives_and_without_a_hit():
+    assert oracle_max_f1(np.array([0.1, 0.2]), np.array([1, 1])) == 1
+    assert f1_score(np.array([0, 0]), np.array([1, 1])) == 0
+    assert f1_score(np.array([0, 1]), np.array([1, 0])) == 0
+
+
+@pytest.mark.parametrize("c", [0.02, 0.3, 1.0])
+def test_probabilistic_f1_of_a_constant(c):
+    labels = np.append(np.ones(2), np.zeros(98))
+    assert probabilistic_f1(np.full(100, c), labels) == pytest.approx(2 * 0.02 * c / (0.02 + c), rel=1e-12)
+    if c == 1:
+        assert round(probabilistic_f1(np.full(100, c), labels), 4) == 0.0392
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_probabilistic_f_is_built_of_precision_and_recall(beta):
+    for rng, _, labels in trials(20, seed=10):
+        p = rng.random(len(labels))
+        caught, alarms = (p * labels).sum(), (p * (1 - labels)).sum()
+        precision, recall = caught / (caught + alarms), caught / labels.sum()
+        expected = (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+        assert probabilistic_f1(p, labels, beta=beta) == pytest.approx(expected, rel=1e-12)
+        guess = (p > 0.4).astype(float)
+        plain = oracle.fbeta_score(labels, guess, beta=beta, zero_division=0)
+        assert probabilistic_f1(guess, labels, beta=beta) == pytest.approx(plain, abs=1e-12)
+
+
+def test_probabilistic_f1_edges():
+    labels = np.array([1, 0, 0])
+    assert probabilistic_f1(labels, labels) == 1
+    assert probabilistic_f1(np.array([0, 0.5, 0]), labels) == 0
+    assert probabilistic_f1(np.zeros(3), labels) == probabilistic_f1(np.zeros(3), labels, beta=0.0) == 0
+    p = np.array([0.8, 0.6, 0.2])
+    assert probabilistic_f1(p, labels) == pytest.approx(1.6 / 2.6)
+    assert probabilistic_f1(p / 2, labels) == pytest.approx(0.8 / 1.8)  # the scale matters, unlike for the AUROC
+    assert auroc(p / 2, labels) == auroc(p, labels)
+
+
+# ---- ordered grades ----------------------------------------------------------------------------------------------
+
+
+def slow_kappa(a, b, grades):
+    observed = expected = 0.0
+    for i in range(grades):
+        for j in range(grades):
+            cost = (i - j) ** 2 / (grades - 1) ** 2
+            observed += cost * ((a == i) & (b == j)).mean()
+            expected += cost * (a == i).mean() * (b == j).mean()
+    return 1 - observed / expected if expected else NAN
+
+
+def test_kappa_equals_scikit_learn_and_the_confusion_matrix():
+    rng = np.random.default_rng(11)
+    for _ in range(60):
+        grades = int(rng.integers(2, 6))
+        a, b = rng.integers(0, grades, size=(2, int(rng.integers(2, 40))))
+        value = kappa_quadratic(a, b, grades)
+        assert value == pytest.approx(slow_kappa(a, b, grades), abs=1e-12, nan_ok=True)
+        if len(np.union1d(a, b)) > 1:
+            theirs = oracle.cohen_kappa_score(a, b, weights="quadratic", labels=range(grades))
+            assert value == pytest.approx(theirs, abs=1e-12)
+        weights = rng.integers(0, 3, size=(5, len(a)))
+        for found, weight in zip(kappa_quadratic(a, b, grades, weights), weights, strict=True):
+            rows = np.repeat(np.arange(len(a)), weight)
+            assert found == pytest.approx(kappa_quadratic(a[rows], b[rows], grades), abs=1e-12, nan_ok=True)
+
+
+def test_a_constant_grade_earns_nothing():
+    """Always grade 0 where 73.48 % are: accurate, and worthless."""
+    truth = np.repeat([0, 1, 2, 3, 4], [7348, 700, 1500, 240, 212])
+    always = np.zeros_like(truth)
+    assert (always == truth).mean() == 0.7348
+    assert balanced_accuracy(always, truth) == pytest.approx(0.2)
+    assert kappa_quadratic(always, truth, 5) == 0
+
+
+def test_kappa_edges():
+    up = np.array([0, 1, 2])
+    assert kappa_quadratic(up, up, 3) == 1
+    assert kappa_quadratic(up, up[::-1], 3) == -1
+    assert kappa_quadratic(np.full(3, 2), up, 3) == 0
+    assert kappa_quadratic(up, np.full(3, 2), 3) == 0
+    assert kappa_quadratic(np.zeros(3), np.ones(3), 3) == 0
+    assert math.isnan(kappa_quadratic(np.ones(3), np.ones(3), 3))
+    assert math.isnan(kappa_quadratic(np.zeros(0), np.zeros(0), 3))
+    assert kappa_quadratic(up, up, 3) == kappa_quadratic(up, up, 9)  # grades that nobody gives change nothing
+
+
+def test_unknown_grades_take_no_part_and_impossible_ones_are_refused():
+    a, b = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])
+    more = kappa_quadratic(np.append(a, [0, 0, NAN, -1]), np.append(b, [NAN, -1, 0, 0]), 3)
+    assert more == kappa_quadratic(a, b, 3)
+    for wrong in (3.0, 0.5, math.inf):
+        with pytest.raises(OptionError, match=r"whole numbers from 0 to 2"):
+            kappa_quadratic(np.array([0, wrong]), np.array([0, 1]), 3)
+
+
+# ---- probabilities -----------------------------------------------------------------------------------------------
+
+
+def test_brier_equals_scikit_learn():
+    for rng, _, labels in trials(20, seed=12):
+        p = rng.random(len(labels))
+        assert brier(p, labels) == pytest.approx(oracle.brier_score_loss(labels, p), abs=1e-12)
+    assert brier(np.array([0.25, 0.75]), np.array([0, 0])) == (0.25**2 + 0.75**2) / 2
+    assert math.isnan(brier(np.array([0.5]), np.array([NAN])))
+
+
+def slow_bins(p, bins):
+    """Fill bins in ascending order; a run of equals goes to the bin its middle rank falls in."""
+    order = sorted(p)
+    place = {}
+    for value in set(p.tolist()):
+        ranks = [i for i, other in enumerate(order) if other == value]
+        place[value] = math.floor(bins * (sum(ranks) / len(ranks) + 0.5) / len(order) + 1e-12)
+    return np.array([place[value] for value in p.tolist()], dtype=int)
+
+
+def slow_error(p, labels, weight, place):
+    rows = np.repeat(np.arange(len(p)), weight)
+    p, labels, place = p[rows], labels[rows], place[rows]
+    total = 0.0
+    for b in set(place.tolist()):
+        here = place == b
+        total += here.mean() * abs(p[here].mean() - labels[here].mean())
+    return total if len(rows) else NAN
+
+
+@pytest.mark.parametrize("bins", [1, 2, 7, 15])
+def test_calibration_error_equals_a_loop_over_bins(bins):
+    for rng, scores, labels in trials(20, seed=13):
+        p = scores / 30
+        place = slow_bins(p, bins)
+        weights = rng.integers(0, 3, size=(4, len(p)))
+        weights[0] = 0
+        once = np.ones(len(p), dtype=int)
+        plain = slow_error(p, labels, once, place)
+        assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(plain, abs=1e-12)
+        found = expected_calibration_error(p, labels, weights, bins)
+        for value, weight in zip(found, weights, strict=True):
+            assert value == pytest.approx(slow_error(p, labels, weight, place), abs=1e-12, nan_ok=True)
+
+
+def test_bins_hold_equally_many_and_keep_equals_together():
+    rng = np.random.default_rng(14)
+    p, labels = rng.random(300), rng.integers(0, 2, size=300)
+    curve = reliability_curve(p, labels)
+    assert curve.count.tolist() == [20] * 15
+    order = np.argsort(p).reshape(15, 20)
+    np.testing.assert_allclose(curve.mean, p[order].mean(1), rtol=1e-12)
+    np.testing.assert_allclose(curve.frequency, labels[order].mean(1), rtol=1e-12)
+    uneven = reliability_curve(p[:100], labels[:100]).count
+    assert (uneven.sum(), set(uneven.tolist())) == (100, {6, 7})
+
+    tied = reliability_curve(np.repeat([0.1, 0.2, 0.9], [90, 3, 7]), np.zeros(100))
+    assert tied.count.tolist() == [90, 3, 7]
+    assert (np.diff(tied.mean) > 0).all()
+
+
+def test_calibration_error_and_curve_agree():
+    for _, scores, labels in trials(20, seed=15):
+        p = scores / 30
+        mean, frequency, count = reliability_curve(p, labels, bins=5)
+        expected = (count * np.abs(mean - frequency)).sum() / len(p)
+        assert expected_calibration_error(p, labels, bins=5) == pytest.approx(expected, abs=1e-12)
+        worst = np.append(p, [NAN, 0.2]), np.append(labels, [1, NAN])
+        assert expected_calibration_error(*worst, bins=5) == pytest.approx(expected, abs=1e-12)
+        assert reliability_curve(*worst, bins=5).count.tolist() == count.tolist()
+
+
+def test_calibration_error_of_a_constant_and_of_the_truth():
+    labels = np.repeat([1, 0], [30, 70])
+    assert expected_calibration_error(np.full(100, 0.5), labels) == pytest.approx(0.2)
+    assert expected_calibration_error(labels, labels) == 0
+    assert expected_calibration_error(1 - labels, labels) == 1
+    rng = np.random.default_rng(16)
+    p = rng.random(60_000)
+    drawn = rng.random(60_000) < p
+    assert expected_calibration_error(p, drawn) < 0.02
+    assert expected_calibration_error(p**2, drawn) > 0.1
+
+
+def test_calibration_of_nothing_is_undefined():
+    assert math.isnan(expected_calibration_error(np.zeros(0), np.zeros(0)))
+    assert np.isnan(expected_calibration_error(np.array([NAN]), np.array([1]), np.ones((3, 1)))).all()
+    assert [len(part) for part in reliability_curve(np.array([0.5]), np.array([NAN]))] == [0, 0, 0]
+    for call in (expected_calibration_error, reliability_curve):
+        with pytest.raises(OptionError, match=r"at least 1"):
+            call(np.array([0.5]), np.array([1]), bins=0)

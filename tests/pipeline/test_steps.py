@@ -16,35 +16,11 @@ from lesioncam.files import RunFolder, read_json
 from lesioncam.pipeline.case import analyse
 from lesioncam.pipeline.steps import Run
 
-WORDS = [
-    "--columns",
-    "image=file",
-    "--size",
-    "64",
-    "--backbone",
-    "slim,channels=[16,16,32,32],stem_width=16",
-    "--pooling",
-    "topq,fraction=0.1",
-    "--epochs",
-    "25",
-    "--batch",
-    "8",
-    "--precision",
-    "fp32",
-    "--threads",
-    "1",
-    "--draws",
-    "100",
-]
-
 
 @pytest.fixture(scope="module")
-def done(toy, tmp_path_factory):
+def done(toy_run):
     """One finished run, validated and tested once."""
-    out = tmp_path_factory.mktemp("runs") / "toy"
-    assert main(["run", str(toy), "-o", str(out), *WORDS]) == 0
-    assert main(["evaluate", str(out), "--split", "test"]) == 0
-    return out
+    return toy_run
 
 
 def test_a_run_folder_holds_what_the_plan_says(done):
@@ -104,8 +80,9 @@ def test_thresholds_come_from_validation_and_remember_it(done):
     for name in ("dot", "bar"):
         threshold = model["thresholds"][name]
         assert threshold["source"] == "val"
-        assert set(threshold["tuned_on"]) == set(val["patient"])
-        assert not set(threshold["tuned_on"]) & set(test["patient"])
+        people = set(model["patients"][threshold["tuned_on"]])
+        assert people == set(val["patient"])
+        assert not people & set(test["patient"])
 
 
 def test_patients_leave_only_as_digests(done):
@@ -128,8 +105,9 @@ def test_a_threshold_fitted_on_test_patients_is_refused(done, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(done, copy)
     path = copy / "model" / "model.json"
-    test = read_cases(copy / "evaluate" / "test" / "cases.csv")
-    path.write_text(path.read_text().replace(read_json(path)["thresholds"]["dot"]["tuned_on"][0], test["patient"][0]))
+    content, test = read_json(path), read_cases(copy / "evaluate" / "test" / "cases.csv")
+    content["patients"][content["thresholds"]["dot"]["tuned_on"]][0] = test["patient"][0]
+    path.write_text(json.dumps(content))
     with pytest.raises(LesioncamError, match="chosen on 1 of these patients"):
         lc.evaluate(copy, "test")
 
@@ -143,7 +121,7 @@ def test_a_model_without_thresholds_is_refused_unless_told(toy, quick, tmp_path)
     with pytest.raises(RunError, match="--threshold default"):
         lc.evaluate(tmp_path / "bare")
     metrics = lc.evaluate(tmp_path / "bare", threshold="default")  # never calibrated, so no controls either
-    assert set(metrics["method"]) == {"cam"}
+    assert set(metrics["method"]) == {"cam", "resolution_ceiling"}
     cases = read_cases(tmp_path / "bare" / "evaluate" / "val" / "cases.csv")
     assert set(cases["map_source"]) == {"default"}
 

@@ -175,6 +175,43 @@ def write_summary(made: Made, folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary | dict(made.summary)))
 
 
+def add_rows(folder: Path, rows: list[dict[str, object]]) -> None:
+    """More lines for metrics.csv; what a line does not say is empty."""
+    path = folder / "metrics.csv"
+    with path.open(newline="") as stream:
+        old = list(csv.DictReader(stream))
+    write_rows(path, [*old, *({key: row.get(key, "") for key in old[0]} for row in rows)])
+
+
+def row(task: str, metric: str, value: float, **more: object) -> dict[str, object]:
+    """One line of metrics.csv, of the mean of classes unless said otherwise."""
+    known = {"class": "macro", "method": "cam", "low": value - 0.01, "high": value + 0.01, "n": 50, "undefined": 0}
+    return {"task": task, "metric": metric, "value": value, **known, **more}
+
+
+def write_subgroups(folder: Path, lines: list[tuple[str, str, float, int, int]], metric: str = "auroc") -> None:
+    """Groups of columns: column, group, value, images, patients."""
+    rows = [
+        {"column": column, "group": group, "task": "classification", "metric": metric, "class": "macro",
+         "method": "cam", "value": value, "low": value - 0.05, "high": value + 0.05, "n": n, "patients": patients}
+        for column, group, value, n, patients in lines
+    ]  # fmt: skip
+    write_rows(folder / "subgroups.csv", rows)
+
+
+def write_shortcut(folder: Path, **parts: object) -> None:
+    """A shortcut panel without any alarm, unless a part says otherwise."""
+    calm = {"mass": {"value": 0.52, "low": 0.45, "high": 0.6, "n": 50}}
+    own = {"mass": {"value": 0.95, "low": 0.9, "high": 0.98, "n": 50}}
+    panel = {
+        "outside_body": {"share": 0.1, "low": 0.06, "high": 0.14, "n": 50, "alarm": 0.2},
+        "border": {"share": 0.2, "low": 0.1, "high": 0.3, "n": 50, "alarm": 0.5},
+        "border_auroc": calm, "statistics_auroc": calm, "classifier_auroc": own,
+        "images": [{"image": "P0031/slice_02.png", "class": "mass", "outside": 0.15, "border": 0.3}],
+    }  # fmt: skip
+    (folder / "shortcut.json").write_text(json.dumps(panel | parts))
+
+
 def write_run(root: Path, made: Made) -> Path:
     """A whole run folder without a model."""
     (root / "model").mkdir(parents=True, exist_ok=True)
@@ -198,6 +235,12 @@ def write_run(root: Path, made: Made) -> Path:
         write_curves(made, folder)
         write_summary(made, folder)
     return root
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are written without the files of their figures, which take most of the time."""
+    monkeypatch.setattr("lesioncam.reporting.html.save_plots", lambda plots, folder: [])
 
 
 @pytest.fixture

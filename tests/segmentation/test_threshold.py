@@ -5,14 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from lesioncam.errors import GeometryError
+from lesioncam.errors import GeometryError, OptionError
 from lesioncam.segmentation.mask import binarise
 from lesioncam.segmentation.threshold import (
     THRESHOLDS,
     DiceSearch,
+    OperatingRule,
     decision_threshold,
     fitted_thresholds,
+    parse_rule,
 )
+from lesioncam.types import Validation
 
 NAN = math.nan
 
@@ -104,7 +107,7 @@ def test_each_class_has_its_own_threshold_and_none_without_masks():
     assert nothing is None
     assert 0.6 < first.value <= 0.9
     assert 0.06 < last.value <= 0.09
-    thresholds = fitted_thresholds(found.best(), ["a", "b"])
+    thresholds = fitted_thresholds(found.best(), Validation(("i", "j"), ("a", "b"), ("val", "val")))
     assert [t.source for t in thresholds] == ["val", "default", "val"]
     assert [t.value for t in thresholds] == [first.value, 0.5, last.value]
     assert [t.tuned_on for t in thresholds] == [{"a", "b"}, set(), {"a", "b"}]
@@ -180,3 +183,166 @@ def test_neighbouring_floats_stay_apart():
         value = decision_threshold(np.array([low, high]), np.array([0, 1]))
         assert (low >= value, high >= value) == (False, True)
         assert (float(low) >= value, float(high) >= value) == (False, True)
+
+
+# ---- operating points --------------------------------------------------------------------------------------------
+
+
+def candidates(scores):
+    """Every decision there is: everybody, each gap between neighbours, nobody."""
+    levels = np.unique(scores)
+    return [levels[0], *((levels[1:] + levels[:-1]) / 2), levels[-1] + 1]
+
+
+def counted(scores, labels, t):
+    """Sensitivity, specificity, misses and false alarms by a loop."""
+    hits = sum(s >= t for s, y in zip(scores, labels, strict=True) if y == 1)
+    spared = sum(s < t for s, y in zip(scores, labels, strict=True) if y == 0)
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    return hits / positives, spared / negatives, positives - hits, negatives - spared
+
+
+def slow_choice(scores, labels, kind, value):
+    """The set of scores that brute force calls positive."""
+    every = [(t, *counted(scores, labels, t)) for t in candidates(scores)]
+    if kind == "sensitivity":
+        best = max(t for t, sensitivity, *_ in every if sensitivity >= value)
+    elif kind == "specificity":
+        best = min(t for t, _, specificity, *_ in every if specificity >= value)
+    else:
+        costs = [value * misses + alarms for *_, misses, alarms in every]
+        best = next(t for (t, *_), cost in zip(every, costs, strict=True) if cost <= min(costs) + 1e-9)
+    return scores >= best
+
+
+@pytest.mark.parametrize("kind", ["sensitivity", "specificity", "cost"])
+@pytest.mark.parametrize("value", [0.1, 0.5, 0.9, 0.95, 1.0, 5.0])
+def test_rules_equal_brute_force(kind, value):
+    if kind != "cost" and value > 1:
+        value = 0.7
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        n = int(rng.integers(2, 30))
+        labels = rng.integers(0, 2, size=n)
+        labels[:2] = 0, 1
+        scores = (rng.integers(0, 12, size=n) / 13 + labels * rng.random() * 0.3).clip(0, 1)
+        found = decision_threshold(scores, labels, f"{kind}={value}")
+        np.testing.assert_array_equal(scores >= found, slow_choice(scores, labels, kind, value))
+        levels = np.unique(scores)
+        inside = levels[0] < found <= levels[-1]
+        if inside:  # half-way
+            middles = (levels[1:] + levels[:-1]) / 2
+            assert np.abs(middles - found).min() < 1e-7
+        single = scores.astype(np.float32)
+        again = decision_threshold(single, labels, f"{kind}={value}")
+        np.testing.assert_array_equal(single >= again, single.astype(float) >= again)
+
+
+def test_a_wanted_rate_is_reached_exactly_when_it_can_be():
+    scores, labels = np.arange(20) / 20, np.repeat([0, 1], 10)
+    assert decision_threshold(scores, labels, "sensitivity=0.9") == pytest.approx(0.525)  # 9 of 10
+    assert decision_threshold(scores, labels, "sensitivity=0.91") == pytest.approx(0.475)
+    assert decision_threshold(scores, labels, "specificity=0.9") == pytest.approx(0.425)
+    assert decision_threshold(scores, labels, "specificity=0.91") == pytest.approx(0.475)
+    for k in range(1, 11):
+        found = decision_threshold(scores, labels, f"sensitivity={k / 10}")
+        assert (scores[10:] >= found).mean() == k / 10
+
+
+def test_a_dearer_miss_lowers_the_threshold():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, size=200)
+    scores = (rng.random(200) + labels * 0.4) / 1.4
+    costs = [1e-6, 0.1, 0.5, 1, 2, 10, 1e6]
+    found = [decision_threshold(scores, labels, OperatingRule("cost", cost)) for cost in costs]
+    assert found == sorted(found, reverse=True)
+    assert not (scores[labels == 0] >= found[0]).any()
+    assert (scores[labels == 1] >= found[-1]).all()
+
+
+def test_cost_of_a_calibrated_score_is_the_break_even_probability():
+    """With true probabilities, calling it positive pays from 1 / (1 + cost) on."""
+    rng = np.random.default_rng(4)
+    p = rng.random(40_000)
+    labels = rng.random(40_000) < p
+    for cost in (0.5, 1, 4):
+        assert decision_threshold(p, labels, f"cost={cost}") == pytest.approx(1 / (1 + cost), abs=0.03)
+
+
+def test_thresholds_outside_the_scores():
+    hot_healthy = np.array([0.2, 0.9]), np.array([1, 0])
+    everybody = decision_threshold(*hot_healthy, "sensitivity=1")
+    nobody = decision_threshold(*hot_healthy, "specificity=1")
+    assert everybody == np.float32(0.2) or everybody < 0.2
+    assert (np.array([0.2, 0.9]) >= everybody).all()
+    assert not (np.array([0.2, 0.9]) >= nobody).any()
+    assert nobody == pytest.approx(0.9, abs=1e-6)
+    sure = np.array([1.0, 1.0])
+    above = decision_threshold(sure, np.array([0, 1]), "specificity=0.5")
+    assert above == float(np.nextafter(np.float32(1), np.float32(2)))
+    assert decision_threshold(sure, np.array([0, 1]), "sensitivity=0.5") == 1
+    assert decision_threshold(sure, np.array([0, 1]), "cost=1") == 1  # one miss costs one alarm: the lower
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 0.7, 0.999999999])
+def test_ends_stay_at_their_side_in_single_and_double_precision(value):
+    for scores in (np.array([value, value]), np.array([value, value], dtype=np.float32)):
+        low = decision_threshold(scores, np.array([0, 1]), "sensitivity=1")
+        high = decision_threshold(scores, np.array([0, 1]), "specificity=1")
+        assert (scores.astype(float) >= low).all()
+        assert not (scores.astype(float) >= high).any()
+        assert (low, high) == (float(np.float32(low)), float(np.float32(high)))
+
+
+@pytest.mark.parametrize("rule", ["youden", "sensitivity=0.9", "specificity=0.9", "cost=5"])
+@pytest.mark.parametrize(("scores", "labels"), [([0.1, 0.2], [1, 1]), ([], []), ([NAN, 0.2], [1, 0])])
+def test_one_class_only_is_one_half_by_every_rule(rule, scores, labels):
+    assert decision_threshold(np.array(scores), np.array(labels), rule) == 0.5
+
+
+def test_unknown_rows_take_no_part_in_any_rule():
+    scores, labels = np.array([0.1, 0.4, 0.35, 0.6]), np.array([0, 1, 0, 1])
+    more = np.append(scores, [0.2, 0.9, NAN]), np.append(labels, [NAN, 0.5, 1])
+    for rule in ("sensitivity=1", "specificity=0.5", "cost=2"):
+        assert decision_threshold(*more, rule) == decision_threshold(scores, labels, rule)
+
+
+def test_rules_are_parsed():
+    assert parse_rule("youden") == OperatingRule() == OperatingRule("youden")
+    assert parse_rule(" cost = 5 ") == parse_rule("cost=10/2") == OperatingRule("cost", 5.0)
+    assert parse_rule("specificity=1") == OperatingRule("specificity", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sensitivty=0.9", "Did you mean 'sensitivity'"),
+        ("", "Available: cost, sensitivity, specificity, youden"),
+        ("0.5", "Available"),
+        ("youden=0.3", "found 0.3, expected no value; write 'youden' alone"),
+        ("youden=", "found '', expected no value"),
+        ("sensitivity", "found no value, expected a share above 0, at most 1; write for instance 'sensitivity=0.9'"),
+        ("sensitivity=", "found '', expected a share"),
+        ("sensitivity=90", "found 90, expected a share"),
+        ("sensitivity=90%", "found '90%', expected a share"),
+        ("specificity=0", "found 0, expected a share"),
+        ("specificity=nan", "found nan, expected a share"),
+        ("cost=-1", "found -1, expected how many false alarms a miss costs"),
+        ("cost=inf", "found inf, expected how many"),
+        ("cost=1/0", "found '1/0', expected how many"),
+        ("cost=FN/FP", "found 'FN/FP', expected how many"),
+        ("cost=1/2/3", "found '1/2/3', expected how many"),
+    ],
+)
+def test_nonsense_is_refused_with_the_way_out(text, says):
+    with pytest.raises(OptionError) as caught:
+        parse_rule(text)
+    assert says in str(caught.value)
+    with pytest.raises(OptionError):
+        decision_threshold(np.array([0.1, 0.9]), np.array([0, 1]), text)
+
+
+def test_a_rule_cannot_be_built_wrong():
+    for kind, value in [("best", None), ("cost", None), ("youden", 1.0), ("sensitivity", 2.0)]:
+        with pytest.raises(OptionError):
+            OperatingRule(kind, value)

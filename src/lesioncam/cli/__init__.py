@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,12 +11,14 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "demo": "see it work: phantom, three minutes, no data, no network",
     "index": "make a table: a folder (one sub-folder a class), or a known public set by name",
-    "check": "what a table is, how it will be read, what is wrong with it",
-    "split": "split a table by patient, stratified",
+    "check": "what a table is, how it will be read, what is wrong with it; leaks and near-duplicates",
+    "split": "split a table by patient and near-duplicates, stratified: fractions, folds, by date, by site",
     "run": "check, train, evaluate on val, report",
     "train": "train only",
-    "evaluate": "measure a run on val or test (counted) and rebuild its report",
-    "report": "rebuild the report from the run folder",
+    "calibrate": "choose scales, operating points and thresholds of a run anew, on val",
+    "evaluate": "measure a run, or another tool's maps, on val or test (counted), and write the report",
+    "compare": "several runs side by side: paired, corrected, ties as ties",
+    "report": "rebuild the report from the run folder; --share for a version to give away",
     "predict": "maps, boxes and masks of new images",
 }
 """Every verb, in the order of use."""
@@ -33,6 +36,9 @@ For research; not a medical device.
   lesioncam index figshare-brain:DIR -o brain.csv
   lesioncam check brain.csv
   lesioncam run brain.csv -o runs/brain
+  lesioncam evaluate runs/brain --split test
+  lesioncam evaluate maps_of_another_tool/ brain.csv -o runs/theirs
+  lesioncam compare runs/brain runs/theirs -o comparison/
   lesioncam predict runs/brain slices/*.png -o out/ --write maps boxes masks overlay
 """
 
@@ -64,6 +70,9 @@ def _run(verb: str, words: list[str]) -> int:
     except LesioncamError as error:
         print(f"lesioncam {verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader went away (`| head`); nobody is left to be told
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        return 141
     except OSError as error:
         if (sentence := _disk(error)) is None:
             raise

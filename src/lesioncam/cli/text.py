@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from lesioncam.evaluation.controls import is_method
 from lesioncam.evaluation.summary import best_control
 
-__all__ = ["headline"]
+__all__ = ["every_metric", "headline"]
 
 _SHOWN = (
     ("AUROC", "classification", "auroc"),
@@ -18,7 +19,7 @@ _SHOWN = (
 )
 
 
-def headline(metrics: pd.DataFrame, split: str, method: str = "cam") -> str:
+def headline(metrics: pd.DataFrame, split: str, method: str | None = None) -> str:
     """The means over classes, each beside its best control.
 
     Example:
@@ -29,6 +30,7 @@ def headline(metrics: pd.DataFrame, split: str, method: str = "cam") -> str:
         test, mean over classes (95 % interval over patients)
           Dice               0.500 (0.400 to 0.600)   best control: mean_mask 0.200 (0.100 to 0.300)
     """
+    method = method or next((str(name) for name in metrics["method"] if is_method(str(name))), "")
     lines = [f"{split}, mean over classes (95 % interval over patients)"]
     means = metrics[(metrics["class"] == "macro") & metrics["value"].notna()]
     for name, task, metric in _SHOWN:
@@ -45,3 +47,22 @@ def headline(metrics: pd.DataFrame, split: str, method: str = "cam") -> str:
 
 def _value(row: pd.Series) -> str:
     return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def every_metric(metrics: pd.DataFrame) -> str:
+    """Every metric of the map method, mean over classes: value, interval, images counted and left out.
+
+    Example:
+        >>> row = {"task": "segmentation", "metric": "hd95", "class": "macro", "method": "cam", "value": float("nan"),
+        ...        "low": float("nan"), "high": float("nan"), "n": 0, "undefined": 9}
+        >>> print(every_metric(pd.DataFrame([row])))
+        every metric, mean over classes
+          segmentation    hd95                         undefined                 over 0 images, 9 left out
+    """
+    lines = ["every metric, mean over classes"]
+    own = metrics[(metrics["class"] == "macro") & metrics["method"].map(lambda name: is_method(str(name)))]
+    for _, row in own.iterrows():
+        value = "undefined" if pd.isna(row["value"]) else _value(row)
+        counted = f"over {row['n']:.0f} images, {row['undefined']:.0f} left out"
+        lines.append(f"  {row['task']:<15} {row['metric']:<28} {value:<25} {counted}")
+    return "\n".join(lines)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from lesioncam.cli.parse import Pairs, parse
-from lesioncam.config import RunConfig, TableConfig
+from lesioncam.config import CalibrationKind, RunConfig, TableConfig
 
 if TYPE_CHECKING:
+    from lesioncam.data.duplicates import Pair
+    from lesioncam.data.table import Table
     from lesioncam.pipeline.steps import Run
 
-__all__ = ["check", "demo", "evaluate", "index", "predict", "report", "run", "split", "train"]
+__all__ = ["calibrate", "check", "compare", "demo", "evaluate", "index", "predict", "report", "run", "split", "train"]
 
 Out = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
 ModelThreshold = Annotated[str, arg(metavar="val|default|0.4")]
@@ -86,7 +88,7 @@ class TableArgs:
     """CSV or Parquet, one row per image."""
     read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
     no_files: bool = False
-    """Do not open image files."""
+    """Do not open image files; near-identical images are then not found."""
 
 
 def check(words: Sequence[str]) -> int:
@@ -104,13 +106,25 @@ def check(words: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class SplitArgs:
-    """Split a table by patient, stratified on the classes, seeded."""
+    """Split a table by patient, study and near-identical images, stratified on the classes, seeded."""
 
     table: Positional[Path]
     """CSV or Parquet, one row per image."""
     out: Out
     """The table to write, CSV."""
     read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
+    folds: int | None = None
+    """Number the patients into so many folds (a column `fold`) ..."""
+    fold: int | None = None
+    """... and split for this one: test is fold i, val the next, train the rest. Alone: use the column that is there."""
+    after: Annotated[str | None, arg(metavar="DATE")] = None
+    """Test on this date and later; the earlier rows are dealt to train and val."""
+    date_column: str | None = None
+    """Where the dates are; by default the one column whose name holds "date"."""
+    hold_out: Annotated[str | None, arg(metavar="COLUMN=VALUE")] = None
+    """Test on these rows, for instance site=B; the others are dealt to train and val."""
+    no_files: bool = False
+    """Do not open the images: near-identical ones are then not kept together."""
     seed: int = 0
     """Of the split."""
     overwrite: bool = False
@@ -121,17 +135,66 @@ def split(words: Sequence[str]) -> int:
     """`lesioncam split`."""
     args = parse(SplitArgs, "split", words)
     _log()
-    from lesioncam.data.split import split_table
+    from lesioncam.data.duplicates import collect_prints, find_duplicates
     from lesioncam.data.table import SPLITS, read_table, write_table
-    from lesioncam.errors import RunError
+    from lesioncam.errors import OptionError, RunError
 
     if args.out.exists() and not args.overwrite:
         raise RunError(f"{args.out} exists; replace it with --overwrite or choose another -o.")
-    table = split_table(read_table(args.table, config=args.read), args.read.fractions, seed=args.seed)
+    ways = [name for name in ("folds", "after", "hold_out") if getattr(args, name) is not None]
+    if len(ways) > 1:
+        raise OptionError(f"one way at a time: {' and '.join('--' + w.replace('_', '-') for w in ways)} were given.")
+    table = read_table(args.table, config=args.read)
+    pairs = [] if args.no_files else find_duplicates(collect_prints(table))
+    table, notes = _split(args, table, pairs)
     write_table(table, args.out)
+    if pairs:
+        notes.append(f"{len(pairs)} pairs of nearly the same image were kept together")
     counts = ", ".join(f"{len(table.split(name))} {name}" for name in SPLITS)
-    print(f"{counts}: {args.out}")
+    print("".join(f"{note}\n" for note in notes) + f"{counts}: {args.out}")
     return 0
+
+
+def _split(args: SplitArgs, table: Table, pairs: Sequence[Pair]) -> tuple[Table, list[str]]:
+    """The way that was asked for, and what there is to say about it."""
+    from lesioncam.data.split import hold_out, split_by_date, split_folds, split_table, use_fold
+    from lesioncam.errors import OptionError
+
+    shares = args.read.fractions
+    if args.folds is not None:
+        table = split_folds(table, args.folds, args.seed, pairs=pairs)
+        note = f"{args.folds} folds, in the column `fold`; lesioncam split {args.out} --fold 0 -o ... splits for one"
+        return (table, [note]) if args.fold is None else (use_fold(table, args.fold), [])
+    if args.fold is not None:
+        return use_fold(table, args.fold), []
+    if args.after is not None:
+        found = split_by_date(table, _date_column(args, table), args.after, shares, args.seed, pairs=pairs)
+    elif args.hold_out is not None:
+        column, equals, value = args.hold_out.partition("=")
+        if not equals:
+            raise OptionError(f"--hold-out {args.hold_out}: expected COLUMN=VALUE, for instance site=B.")
+        found = hold_out(table, column, value, shares, args.seed, pairs=pairs)
+    else:
+        return split_table(table, shares, seed=args.seed, pairs=pairs), []
+    if not found.straddling:
+        return found.table, []
+    who = f"{len(found.straddling)} patient(s) with images on both sides went to test, {found.moved} images with them"
+    return found.table, [who]
+
+
+def _date_column(args: SplitArgs, table: Table) -> str:
+    from lesioncam.errors import OptionError
+
+    if args.date_column is not None:
+        return args.date_column
+    own = [str(name).removeprefix("extra:") for name in table.frame if str(name).startswith("extra:")]
+    dates = [name for name in own if "date" in name.lower()]
+    if len(dates) != 1:
+        raise OptionError(
+            f"--after needs to know the column of dates: {', '.join(dates) or 'none'} could be it; name one with "
+            "--date-column."
+        )
+    return dates[0]
 
 
 @dataclass(frozen=True)
@@ -190,27 +253,130 @@ def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
 
 
 @dataclass(frozen=True)
-class EvaluateArgs:
-    """Measure a run on one split and rebuild its report. Looking at test is counted, and the report says so."""
+class CalibrateArgs:
+    """Choose a run's scales, operating points and map thresholds anew, on validation; evaluate again afterwards."""
 
     run: Positional[Path]
     """The run folder."""
+    calibration: CalibrationKind | None = None
+    """Of image scores: none (the sigmoid), temperature, platt or isotonic; as before if left out."""
+    map_calibration: CalibrationKind | None = None
+    """Of map values, on the validation masks."""
+    operating_point: Annotated[str | None, arg(metavar="youden|sensitivity=0.9|specificity=0.9|cost=5")] = None
+    """Rule for the image thresholds."""
+
+
+def calibrate(words: Sequence[str]) -> int:
+    """`lesioncam calibrate`."""
+    args = parse(CalibrateArgs, "calibrate", words)
+    _log()
+    from lesioncam.pipeline import steps
+
+    asked = {name: getattr(args, name) for name in ("calibration", "map_calibration", "operating_point")}
+    card = steps.recalibrate(args.run, progress=_watched(), **{k: v for k, v in asked.items() if v is not None})
+    for name, decision, cut in zip(card.classes, card.decisions or (), card.thresholds or (), strict=True):
+        print(f"{name}: image threshold {decision.value:.3f}, map threshold {cut.value:.3f} ({cut.source})")
+    print(f"next: lesioncam evaluate {args.run}")
+    return 0
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Measure a run, or another tool's maps, on one split and write the report. Looking at test is counted."""
+
+    run: Positional[Path]
+    """The run folder; or a folder of maps, with a TABLE and -o."""
+    table: Positional[Path | None] = None
+    """The table, for another tool's maps."""
+    out: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None
+    """The folder to make, for another tool's maps."""
     split: Literal["val", "test"] = "val"
     """Which images."""
     threshold: ModelThreshold = "val"
     """Map thresholds: chosen on val, default (.5), or a probability."""
+    metrics: Literal["default", "all"] = "default"
+    """The short table, or every metric."""
+    by: tuple[str, ...] = ()
+    """Columns of the table by which groups are reported, for instance sex age scanner."""
+    leaks: Literal["refuse", "drop"] = "refuse"
+    """Near-copies of training images in this split: refuse, or leave them out and count them."""
+    bound: Path | None = None
+    """Folder with a supervised model's maps or masks: an upper mark in the report."""
+    sanity: bool = False
+    """Also compare the maps with those of the same network with random weights."""
+    name: str | None = None
+    """What another tool's method is called."""
+    read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
+    overwrite: bool = False
+    """Replace an earlier evaluation of maps in -o, with all that was chosen."""
 
 
 def evaluate(words: Sequence[str]) -> int:
     """`lesioncam evaluate`."""
     args = parse(EvaluateArgs, "evaluate", words)
     _log()
+    from lesioncam.errors import OptionError
     from lesioncam.pipeline import steps
 
-    steps.evaluate(args.run, args.split, threshold=_threshold(args.threshold), progress=_watched())
-    done = steps.Run(args.run)
-    print(_numbers(done, args.split))
+    asked = {name: getattr(args, name) for name in ("metrics", "by", "leaks", "bound", "sanity")}
+    asked["threshold"] = _threshold(args.threshold)
+    if args.table is None:
+        if args.out is not None:
+            raise OptionError(
+                "-o is for another tool's maps: lesioncam evaluate MAPS TABLE -o OUT; a run keeps its own."
+            )
+        place = args.run
+        steps.evaluate(place, args.split, progress=_watched(), **asked)
+    else:
+        if args.out is None:
+            raise OptionError("where should it go? lesioncam evaluate MAPS TABLE -o OUT")
+        place = args.out
+        config = RunConfig(table=args.read)
+        steps.evaluate_maps(
+            args.run,
+            args.table,
+            place,
+            args.split,
+            name=args.name,
+            config=config,
+            overwrite=args.overwrite,
+            progress=_watched(),
+            **asked,
+        )
+    done = steps.Run(place)
+    print(_numbers(done, args.split, everything=args.metrics == "all"))
     print(f"\nreport: {done.report}")
+    return 0
+
+
+@dataclass(frozen=True)
+class CompareArgs:
+    """Put finished evaluations side by side: paired, corrected, ties as ties; what was equal and what differed."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Two or more run folders."""
+    out: Out
+    """The folder to write."""
+    split: Literal["val", "test"] | None = None
+    """Which images; by default test where all were evaluated on it, otherwise val."""
+    seed: int = 0
+    """Of the bootstrap."""
+    draws: int = 2000
+    """Bootstrap draws."""
+    overwrite: bool = False
+    """Replace an earlier comparison."""
+
+
+def compare(words: Sequence[str]) -> int:
+    """`lesioncam compare`."""
+    args = parse(CompareArgs, "compare", words)
+    _log()
+    from lesioncam.reporting.comparison import compare_runs
+
+    page = compare_runs(
+        args.runs, args.out, split=args.split, seed=args.seed, draws=args.draws, overwrite=args.overwrite
+    )
+    print(f"comparison: {page}")
     return 0
 
 
@@ -220,6 +386,8 @@ class ReportArgs:
 
     run: Positional[Path]
     """The run folder."""
+    share: bool = False
+    """A version to give away: no images, ids, paths, user or host names; small cells merged."""
 
 
 def report(words: Sequence[str]) -> int:
@@ -228,7 +396,7 @@ def report(words: Sequence[str]) -> int:
     _log()
     from lesioncam.pipeline import steps
 
-    print(f"report: {steps.report(args.run)}")
+    print(f"report: {steps.report(args.run, share=args.share)}")
     return 0
 
 
@@ -324,11 +492,12 @@ def _threshold(text: str) -> str | float:
     return value
 
 
-def _numbers(done: Run, split: str) -> str:
-    """The headline numbers, each beside its best control."""
-    from lesioncam.cli.text import headline
+def _numbers(done: Run, split: str, *, everything: bool = False) -> str:
+    """The headline numbers, each beside its best control; everything else below, where it was asked for."""
+    from lesioncam.cli.text import every_metric, headline
 
-    return headline(done.metrics(split), split)
+    metrics = done.metrics(split)
+    return headline(metrics, split) + (f"\n\n{every_metric(metrics)}" if everything else "")
 
 
 def _watched() -> bool:

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lesioncam.data.duplicates import Pair, Prints, find_duplicates, one_thread_each
 from lesioncam.data.io import ImageInfo, read_image, read_mask, split_index, validate_image
 from lesioncam.data.table import SPLITS, Problem, Table
 from lesioncam.errors import ImageError, TableError
+from lesioncam.functional.prints import Print, image_print
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, Record
 
 __all__ = ["CheckReport", "Problem", "check_table", "require"]
@@ -30,6 +32,7 @@ _WARNINGS = frozenset(
         "looks like no lesion",
         "looks like another class",
         "mask without finding",
+        "near-duplicates in one split",
         "no split",
         "patients unknown",
         "unused negative",
@@ -55,6 +58,8 @@ class CheckReport:
         depths: images per bit depth, ``uint8 grey``; empty when files were not opened.
         images: rows of the table.
         patients: how many, or None where they are not known.
+        pairs: images that are nearly the same, by position in the table; across splits and within.
+        prints: of every image, in the order of the table; None when they were not asked for.
     """
 
     source: str
@@ -65,6 +70,8 @@ class CheckReport:
     depths: Counter[str] = field(default_factory=Counter)
     images: int = 0
     patients: int | None = None
+    pairs: tuple[Pair, ...] = ()
+    prints: Prints | None = None
 
     @property
     def ok(self) -> bool:
@@ -110,7 +117,12 @@ def _commonest(counts: dict[str, int] | Counter[str], most: int = 8) -> str:
 
 
 def check_table(
-    table: Table, *, files: bool = True, uncertain: str | float = "ignore", blank: str = "ignore"
+    table: Table,
+    *,
+    files: bool = True,
+    uncertain: str | float = "ignore",
+    blank: str = "ignore",
+    duplicates: bool = True,
 ) -> CheckReport:
     """Look for everything that would make a run fail or its numbers meaningless.
 
@@ -119,6 +131,8 @@ def check_table(
         files: also decode every image and mask in full.
         uncertain: policy of the run, to judge whether a class has positives and negatives left.
         blank: likewise.
+        duplicates: also look for images that are nearly the same, mirrored or not, while they are decoded: across
+            splits each is a problem, otherwise there is one warning.
 
     Returns:
         Problems, which stop a run, and warnings, which do not.
@@ -133,19 +147,26 @@ def check_table(
     """
     found = [*table.problems, *_duplicates(table), *_leaks(table), *_patients(table), *_splits(table)]
     found += _classes(table, table.labels(uncertain, blank))
-    sizes: Counter[tuple[int, int]] = Counter()
-    depths: Counter[str] = Counter()
-    for info, problems in _inspect_files(table) if files else ():
-        found += problems
-        if info is not None:
-            sizes[info.size] += 1
-            depths[info.depth] += 1
+    seen = _see_files(table, prints=duplicates) if files else _Seen()
+    pairs = tuple(find_duplicates(seen.prints)) if seen.prints is not None else ()
+    found += [*seen.problems, *_near_duplicates(table, pairs)]
     found.sort(key=lambda problem: problem.row or 0)
     warnings = tuple(problem for problem in found if _is_warning(problem, table))
     stops = tuple(problem for problem in found if not _is_warning(problem, table))
     known = table.patient_rule not in {"", "none"}
     patients = int(table.frame["patient"].nunique()) if known else None
-    return CheckReport(table.source, stops, warnings, _label_counts(table), sizes, depths, len(table), patients)
+    return CheckReport(
+        source=table.source,
+        problems=stops,
+        warnings=warnings,
+        counts=_label_counts(table),
+        sizes=seen.sizes,
+        depths=seen.depths,
+        images=len(table),
+        patients=patients,
+        pairs=pairs,
+        prints=seen.prints,
+    )
 
 
 def require(report: CheckReport) -> None:
@@ -192,19 +213,53 @@ def _repeats(table: Table, column: str, repeated: np.ndarray) -> Iterator[tuple[
 
 
 def _leaks(table: Table) -> Iterator[Problem]:
-    """Patients with images in two splits, each named once with both rows."""
-    if table.patient_rule in {"", "none"}:
-        return
-    frame = table.frame[["row", "patient", "split"]].dropna()
-    first = frame.drop_duplicates("patient").set_index("patient")
-    other = frame[frame["split"].to_numpy() != first["split"].reindex(frame["patient"]).to_numpy()]
-    for row, patient, split in other.drop_duplicates("patient").itertuples(index=False):
-        before = first.loc[patient]
+    """Patients (studies, where the patient is not known) with images in two splits, each named once with both rows."""
+    if table.patient_rule not in {"", "none"}:
+        yield from _torn(table, "patient", np.ones(len(table), dtype=bool))
+    if "study" in table.frame:
+        unknown = table.frame["patient"].isna().to_numpy() | (table.patient_rule in {"", "none"})
+        yield from _torn(table, "study", unknown)
+
+
+def _torn(table: Table, what: str, rows: np.ndarray) -> Iterator[Problem]:
+    frame = table.frame.loc[rows, ["row", what, "split"]].dropna()
+    first = frame.drop_duplicates(what).set_index(what)
+    other = frame[frame["split"].to_numpy() != first["split"].reindex(frame[what]).to_numpy()]
+    for row, name, split in other.drop_duplicates(what).itertuples(index=False):
+        before = first.loc[name]
         text = (
-            f"patient {patient!r} is in {split!r} and in {before['split']!r} (row {before['row']}). "
-            "Keep each patient in one split; `lesioncam split` does so."
+            f"{what} {name!r} is in {split!r} and in {before['split']!r} (row {before['row']}). "
+            f"Keep each {what} in one split; `lesioncam split` does so."
         )
-        yield Problem(int(row), "patient in two splits", f"{table.source} row {row}: {text}")
+        yield Problem(int(row), f"{what} in two splits", f"{table.source} row {row}: {text}")
+
+
+def _near_duplicates(table: Table, pairs: tuple[Pair, ...]) -> Iterator[Problem]:
+    """Each pair across splits; those inside a split, or without one, as a number."""
+    rows, names, splits = (table.frame[name].tolist() if pairs else [] for name in ("row", "name", "split"))
+    across = [pair for pair in pairs if _other_split(splits[pair.first], splits[pair.second])]
+    for pair in across:
+        one, two = pair.first, pair.second
+        mirror = "the mirror image of" if pair.kind == "mirror" else "nearly the same image as"
+        text = (
+            f"{names[two]!r} in {splits[two]!r} is {mirror} {names[one]!r} in {splits[one]!r} (row {rows[one]}), "
+            f"correlation {pair.correlation:.3f}. Keep such images in one split; `lesioncam split` does so."
+        )
+        yield Problem(int(rows[two]), "near-duplicate", f"{table.source} row {rows[two]}: {text}")
+    inside = [pair for pair in pairs if not _other_split(splits[pair.first], splits[pair.second])]
+    if inside:
+        first = inside[0]
+        images = len({place for pair in inside for place in pair[:2]})
+        text = (
+            f"{_count(len(inside), 'pair')} of nearly the same image inside a split or without one ({images:,} images; "
+            f"rows {rows[first.first]} and {rows[first.second]}, for instance). They count as several; "
+            "`lesioncam split` keeps them together."
+        )
+        yield Problem(None, "near-duplicates in one split", f"{table.source}: {text}")
+
+
+def _other_split(one: str | None, two: str | None) -> bool:
+    return one in SPLITS and two in SPLITS and one != two
 
 
 def _patients(table: Table) -> Iterator[Problem]:
@@ -305,13 +360,31 @@ def _label_counts(table: Table) -> pd.DataFrame:
 # ---- the files ---------------------------------------------------------------------------------------------------
 
 
-def _inspect_files(table: Table) -> Iterator[tuple[ImageInfo | None, list[Problem]]]:
+@dataclass
+class _Seen:
+    """What decoding the files told."""
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    depths: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    prints: Prints | None = None
+
+
+def _see_files(table: Table, *, prints: bool) -> _Seen:
     """Every image with its masks, a few at a time, so that memory stays flat."""
-    look = _Look(table.source, table.classes)
-    records = [record for record in table.records() if record.image]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    look = _Look(table.source, table.classes, prints)
+    records, seen, found = table.records(), _Seen(), []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, one_thread_each():
         for start in range(0, len(records), 256):
-            yield from pool.map(look.at, records[start : start + 256])
+            for info, print_, problems in pool.map(look.at, records[start : start + 256]):
+                seen.problems += problems
+                found.append(print_)
+                if info is not None:
+                    seen.sizes[info.size] += 1
+                    seen.depths[info.depth] += 1
+    if prints:
+        seen.prints = Prints.of([record.id for record in records], found)
+    return seen
 
 
 @dataclass(frozen=True)
@@ -320,13 +393,16 @@ class _Look:
 
     source: str
     classes: tuple[str, ...]
+    prints: bool
 
-    def at(self, record: Record) -> tuple[ImageInfo | None, list[Problem]]:
+    def at(self, record: Record) -> tuple[ImageInfo | None, Print | None, list[Problem]]:
+        if not record.image:
+            return None, None, []
         try:
             image = read_image(record.image)
         except ImageError as error:
             missing = not split_index(record.image)[0].exists()
-            return None, [self._problem(record, "missing image" if missing else "unreadable image", error)]
+            return None, None, [self._problem(record, "missing image" if missing else "unreadable image", error)]
         found = []
         try:
             validate_image(image, record.image)
@@ -334,8 +410,9 @@ class _Look:
             found.append(self._problem(record, "image without content", error))
         size = (image.shape[0], image.shape[1])
         found += self._masks(record, size)
+        found += self._reader_masks(record, size)
         found += self._boxes(record, size)
-        return ImageInfo.of(image), found
+        return ImageInfo.of(image), image_print(image) if self.prints and image.size else None, found
 
     def _problem(self, record: Record, kind: str, text: object) -> Problem:
         return Problem(record.row, kind, f"{self.source} row {record.row}: {text}")
@@ -349,8 +426,7 @@ class _Look:
             try:
                 lesion = bool(read_mask(files, size).any())
             except ImageError as error:
-                missing = not all(split_index(file)[0].exists() for file in files)
-                yield self._problem(record, "missing mask" if missing else "unusable mask", error)
+                yield self._bad_mask(record, files, error)
                 continue
             whose = f"class {label!r}" if label else "any class"
             if lesion and not self._positive(record, label):
@@ -359,6 +435,17 @@ class _Look:
             elif not lesion and self._positive(record, label):
                 text = f"the mask {Path(files[0]).name} is empty although the row is positive for {whose}."
                 yield self._problem(record, "empty mask", text)
+
+    def _reader_masks(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
+        for files in [files for masks in record.readers.values() for files in masks.values()]:
+            try:
+                read_mask(files, size)
+            except ImageError as error:
+                yield self._bad_mask(record, files, error)
+
+    def _bad_mask(self, record: Record, files: tuple[str, ...], error: ImageError) -> Problem:
+        missing = not all(split_index(file)[0].exists() for file in files)
+        return self._problem(record, "missing mask" if missing else "unusable mask", error)
 
     def _boxes(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
         height, width = size

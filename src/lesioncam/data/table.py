@@ -41,14 +41,18 @@ SPLITS = ("train", "val", "test")
 """The three roles of data; a split column holds nothing else."""
 
 _TEXTS = ("study", "view", "laterality")
-_NAMES = ("image", "label", "id", "patient", *_TEXTS, "split", "mask", "boxes")
-_PREFIXES = ("mask:", "class:", "negative:")
+_NAMES = ("image", "label", "id", "patient", *_TEXTS, "split", "mask", "boxes", "verified")
+_MASKS = ("mask:", "mask@")
+_PREFIXES = (*_MASKS, "class:", "negative:")
 _CELLS = {"": UNKNOWN, "nan": UNKNOWN, "1": POSITIVE, "0": NEGATIVE, "-1": UNCERTAIN}
 _CELLS |= {"true": POSITIVE, "false": NEGATIVE}
 _CELLS |= {f"{cell}.0": state for cell, state in _CELLS.items() if cell.lstrip("-").isdigit()}
 _STATES = {POSITIVE: "1", NEGATIVE: "0", UNCERTAIN: "-1"}
 _SUFFIX = r"\.[A-Za-z][A-Za-z0-9]*(?:\.gz)?(?=(?:#\d+)?$)"
 _NO_MASKS: Mapping[str, tuple[str, ...]] = {}
+_NO_READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {}
+_CHECKED = {"": None, "nan": None, "1": True, "1.0": True, "true": True, "yes": True}
+_CHECKED |= {"0": False, "0.0": False, "false": False, "no": False}
 _ALIASES = {
     "image": ("file", "filename", "file name", "path", "img", "image index", "image name", "image_path"),
     "label": ("labels", "dx", "class", "diagnosis", "finding", "finding labels", "target"),
@@ -79,8 +83,9 @@ class Table:
         frame: n rows with the columns ``row`` (the header is row 1), ``id``, ``image`` (path joined to the image
             root, ``#index`` kept), ``name`` (the cell as the user wrote it), ``patient``, ``study``, ``view``,
             ``laterality``, ``split`` (None where blank), ``negative`` (the no-lesion labels of the row, joined by
-            ``|``), ``masks`` (class -> paths, ``""`` for every positive class), ``boxes`` (native pixels), and the
-            user's other columns as ``extra:<name>``.
+            ``|``), ``masks`` (class -> paths, ``""`` for every positive class), ``boxes`` (native pixels), ``readers``
+            (reader -> class -> paths), ``verified`` (True, False or None; only where the table has the column), and
+            the user's other columns as ``extra:<name>``.
         classes: the K lesion classes.
         states: ``(n, K)`` float32: 1 positive, 0 negative, -1 uncertain, NaN unknown.
         negative: labels that are no lesion; they make no class, such a row is negative for every class.
@@ -107,6 +112,7 @@ class Table:
     def records(self) -> list[Record]:
         """The rows as typed records, in order."""
         names = ["id", "image", "row", "patient", *_TEXTS, "split", "masks", "boxes"]
+        names += ["readers"] if "readers" in self.frame else []
         columns = [self.frame[name].tolist() for name in names]
         labels = map(tuple, self.states.tolist())
         return [
@@ -153,6 +159,36 @@ class Table:
         targets[np.isnan(self.states)] = missing
         targets[self.states == UNCERTAIN] = unsure
         return targets
+
+    def verified(self) -> np.ndarray | None:
+        """``(n,)`` bool: the rows whose labels somebody checked; None where the table has no column ``verified``.
+
+        A blank is as good as 0.
+        """
+        if "verified" not in self.frame:
+            return None
+        return np.array([cell is True for cell in self.frame["verified"].tolist()], dtype=bool)
+
+    def verified_only(self, split: str | None = None) -> Table:
+        """The rows, of one split or all, whose labels were checked; all of them where the table does not say.
+
+        Raises:
+            OptionError: if ``split`` is not train, val or test.
+
+        Example:
+            >>> frame = pd.DataFrame({"id": list("ab"), "row": [2, 3], "verified": [True, None]})
+            >>> t = Table(frame, ("mass",), np.float32([[1], [0]]))
+            >>> t.verified(), len(t.verified_only())
+            (array([ True, False]), 1)
+        """
+        part = self if split is None else self.split(split)
+        checked = part.verified()
+        return part if checked is None else part.take(checked)
+
+    def readers(self) -> tuple[str, ...]:
+        """The readers who drew masks (``mask@<reader>``), in the order of their columns."""
+        cells = self.frame.get("readers", ())
+        return tuple(dict.fromkeys(reader for cell in cells for reader in cell))
 
     def patients(self) -> np.ndarray:
         """Per row the patient's key, ``(n,)`` of str; the image's own id where no patient is known."""
@@ -271,12 +307,12 @@ class _Labels:
 def _open_sheet(path: Path, config: TableConfig) -> _Sheet:
     raw = read_cells(path)
     found = list(raw.columns)
-    columns = {name: name for name in found if name in _NAMES or name.startswith("mask:")}
+    columns = {name: name for name in found if name in _NAMES or name.startswith(_MASKS)}
     if noted := [name for name in found if _written_rule(name)]:
         columns["patient"] = noted[0]
     for ours, theirs in config.columns.items():
-        if ours not in _NAMES and not ours.startswith("mask:"):
-            known = f"{_hint(ours, _NAMES)} Ours: {', '.join(_NAMES)}, mask:CLASS."
+        if ours not in _NAMES and not ours.startswith(_MASKS):
+            known = f"{_hint(ours, _NAMES)} Ours: {', '.join(_NAMES)}, mask:CLASS, mask@READER:CLASS."
             raise OptionError(f"--columns {ours}={theirs}: no column {ours!r} is known.{known}")
         if theirs not in found:
             raise TableError(_missing(path.name, ours, theirs, found))
@@ -581,6 +617,8 @@ def _build(sheet: _Sheet, labels: _Labels, root: str) -> Table:
     columns |= {name: _none(sheet.cells(name), n) for name in _TEXTS}
     columns |= {"split": split, "negative": labels.negative, "masks": _read_masks(sheet, labels.classes, root)}
     columns["boxes"] = _read_boxes(sheet, labels.classes)
+    columns["readers"] = _read_readers(sheet, labels.classes, root)
+    columns |= {"verified": _read_verified(sheet)} if "verified" in sheet.columns else {}
     rest = [name for name in sheet.raw.columns if name not in sheet.used]
     columns |= {f"extra:{name.removeprefix('extra:')}": sheet.own(name) for name in rest}
     frame = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
@@ -669,7 +707,8 @@ def _patient_column(sheet: _Sheet, n: int) -> tuple[np.ndarray, str]:
     rule = _written_rule(column) or f"column {column}"
     if rule != "none":
         sentence = f"no patient in column {column!r}. Fill the cell; images without a patient cannot be split."
-        sheet.report(np.flatnonzero(pd.isna(cells)), "no patient", sentence)
+        unknown = pd.isna(cells) & pd.isna(_none(sheet.cells("study"), n))  # a study keeps its images together, too
+        sheet.report(np.flatnonzero(unknown), "no patient", sentence)
     return cells, rule
 
 
@@ -704,16 +743,50 @@ def _read_masks(sheet: _Sheet, classes: tuple[str, ...], root: str) -> np.ndarra
     masks = np.full(len(sheet.raw), _NO_MASKS, dtype=object)
     for name in [name for name in sheet.columns if name == "mask" or name.startswith("mask:")]:
         label = name.partition(":")[2]
-        if label and label not in classes:
-            hint = _hint(name, [f"mask:{each}" for each in classes])
-            text = f"{sheet.source}: column {name!r} is of no class.{hint} Classes: {', '.join(classes)}."
-            sheet.problems.append(Problem(None, "unknown mask column", text))
-        cells = sheet.cells(name)
-        assert cells is not None
-        for position in np.flatnonzero(cells != ""):
-            files = tuple(_join(root, (part.strip() for part in cells[position].split("|") if part.strip())))
+        _expect_class(sheet, name, label, classes)
+        for position, files in _mask_files(sheet, name, root):
             masks[position] = {**masks[position], label: files}
     return masks
+
+
+def _read_readers(sheet: _Sheet, classes: tuple[str, ...], root: str) -> np.ndarray:
+    """What human readers drew: ``mask@<reader>:<class>``, or ``mask@<reader>`` of every positive class."""
+    readers = np.full(len(sheet.raw), _NO_READERS, dtype=object)
+    for name in [name for name in sheet.columns if name.startswith("mask@")]:
+        reader, _, label = name.removeprefix("mask@").partition(":")
+        if not reader:
+            text = f"{sheet.source}: column {name!r} names no reader; write mask@NAME or mask@NAME:CLASS."
+            sheet.problems.append(Problem(None, "unknown mask column", text))
+        _expect_class(sheet, name, label, classes)
+        for position, files in _mask_files(sheet, name, root):
+            before = readers[position]
+            readers[position] = {**before, reader: {**before.get(reader, {}), label: files}}
+    return readers
+
+
+def _expect_class(sheet: _Sheet, name: str, label: str, classes: tuple[str, ...]) -> None:
+    if label and label not in classes:
+        stem = name.removesuffix(label)
+        hint = _hint(name, [f"{stem}{each}" for each in classes])
+        text = f"{sheet.source}: column {name!r} is of no class.{hint} Classes: {', '.join(classes)}."
+        sheet.problems.append(Problem(None, "unknown mask column", text))
+
+
+def _mask_files(sheet: _Sheet, name: str, root: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Position and files of each cell of a mask column that is not blank."""
+    cells = sheet.cells(name)
+    assert cells is not None
+    for position in np.flatnonzero(cells != "").tolist():
+        yield position, tuple(_join(root, (part.strip() for part in cells[position].split("|") if part.strip())))
+
+
+def _read_verified(sheet: _Sheet) -> np.ndarray:
+    cells = sheet.cells("verified")
+    assert cells is not None
+    for position in [i for i, cell in enumerate(cells) if str(cell).lower() not in _CHECKED]:
+        sentence = f"column {sheet.columns['verified']!r} holds {cells[position]!r}; use 1 (checked), 0 or a blank."
+        sheet.report([position], "bad verified", sentence)
+    return _objects([_CHECKED.get(str(cell).lower()) for cell in cells])
 
 
 def _read_boxes(sheet: _Sheet, classes: tuple[str, ...]) -> np.ndarray:
@@ -807,10 +880,24 @@ def _sheet_of(table: Table, folder: Path) -> pd.DataFrame:
     for key in dict.fromkeys(key for masks in frame["masks"] for key in masks):
         cells = ["|".join(relative(path) for path in masks.get(key, ())) for masks in frame["masks"]]
         columns[f"mask:{key}" if key else "mask"] = cells
+    columns |= _reader_columns(table, relative)
+    if "verified" in frame:
+        columns["verified"] = ["" if cell is None else str(int(cell)) for cell in frame["verified"].tolist()]
     if any(frame["boxes"]):
         columns["boxes"] = [_boxes_text(boxes) for boxes in frame["boxes"]]
     columns |= {_extra_name(name): frame[name].tolist() for name in map(str, frame) if name.startswith("extra:")}
     return pd.DataFrame(columns, dtype=object)
+
+
+def _reader_columns(table: Table, relative: Callable[[str], str]) -> dict[str, list[str]]:
+    cells = table.frame["readers"].tolist() if "readers" in table.frame else []
+    keys = dict.fromkeys((reader, label) for cell in cells for reader, masks in cell.items() for label in masks)
+    return {
+        f"mask@{reader}:{label}" if label else f"mask@{reader}": [
+            "|".join(relative(path) for path in cell.get(reader, {}).get(label, ())) for cell in cells
+        ]
+        for reader, label in keys
+    }
 
 
 def _extra_name(name: str) -> str:

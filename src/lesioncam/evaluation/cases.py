@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lesioncam.errors import RunError
+from lesioncam.errors import LesioncamError, RunError
 from lesioncam.evaluation.controls import ControlMap
 from lesioncam.files import write_with
 from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.segmentation.mask import binarise
-from lesioncam.types import Box, CaseResult, Heatmap, Threshold
+from lesioncam.types import Box, Calibration, CaseResult, Component, Heatmap, Threshold
 
-__all__ = ["COLUMNS", "Truth", "case_rows", "read_cases", "write_cases"]
+__all__ = ["COLUMNS", "Truth", "View", "Watch", "case_rows", "read_cases", "truth_boxes", "write_cases"]
 
 COLUMNS: dict[str, str] = {
     "image": "text",  # id of the image
@@ -40,6 +41,7 @@ COLUMNS: dict[str, str] = {
     "map_max": "real",
     "area": "whole",  # predicted pixels
     "boxes": "text",  # predicted boxes, JSON, largest first
+    "peaks": "text",  # of each box: [hottest probability, row, column], JSON
     "has_mask": "whole",  # 1 if a truth mask of the class was given
     "truth_area": "whole",
     "dice": "real",
@@ -70,6 +72,7 @@ class Truth:
         split: where the image belongs.
         masks: class -> ``(*native)`` bool; a class without an entry has no mask.
         boxes: truth boxes of the table, native pixels.
+        readers: reader -> class -> ``(*native)`` bool: what human readers drew, a benchmark and never the truth.
     """
 
     states: Sequence[float]
@@ -78,6 +81,7 @@ class Truth:
     split: str
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     boxes: Sequence[Box] = ()
+    readers: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
@@ -89,18 +93,33 @@ class Truth:
         return any(box.label == label for box in self.boxes) or bool(np.any(self.masks.get(label, False)))
 
 
-class _View(NamedTuple):
-    """One method's answer for one class of one image."""
+class View(NamedTuple):
+    """One method's answer for one class of one image.
+
+    Attributes:
+        evidence: ``(*native)``, the raw map.
+        mask: ``(*native)`` bool.
+        parts: connected regions of the mask, largest first.
+        threshold: that made the mask.
+        probability: raw values to probabilities, for single numbers.
+    """
 
     evidence: np.ndarray
-    probability: np.ndarray
     mask: np.ndarray
-    boxes: Sequence[tuple[int, ...]]
+    parts: Sequence[Component]
     threshold: Threshold
+    probability: Callable[[np.ndarray], np.ndarray]
+
+
+Watch = Callable[[tuple[str, str, str], View, "Truth"], None]
+"""Called with (image, class, method), the view and the truth for every row whose lesions are located."""
 
 
 def case_rows(
-    result: CaseResult, truth: Truth, controls: Mapping[str, ControlMap] | None = None
+    result: CaseResult,
+    truth: Truth,
+    controls: Mapping[str, ControlMap] | None = None,
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of one image: one per class for the map method, and for each control where truth allows a comparison.
 
@@ -108,7 +127,8 @@ def case_rows(
         result: the image's way through the model.
         truth: what is known about it.
         controls: name -> maps and thresholds; a control gets a row where the class's lesions are located, or where the
-            image is healthy. Controls have no image score.
+            image is healthy (there with its false alarm only). Controls have no image score.
+        watch: sees every row's maps where lesions are located, for measures that need more than this table.
 
     Returns:
         Rows with the keys of `COLUMNS`; NaN is undefined. Dice and its kin are not gated by the image score.
@@ -117,17 +137,25 @@ def case_rows(
         GeometryError: if a mask differs in size from its image.
     """
     evidence = result.heatmap.native()
-    probability = _probability(result.heatmap, evidence)
     rows = []
     for k, label in enumerate(result.classes):
         cut = result.segmentation
-        own = _View(evidence[k], probability[k], cut.masks[k], cut.boxes(label), cut.thresholds[k])
+        own = View(evidence[k], cut.masks[k], cut.components[k], cut.thresholds[k], _scale(result.heatmap, k))
         context = _context(result, truth, k)
+        located = truth.located(label)
         rows.append(context | {"method": result.heatmap.method} | _score(result, k) | _place(own, truth, label))
-        if truth.healthy or truth.located(label):
-            for name, control in (controls or {}).items():
+        if located and watch is not None:
+            watch((result.id, label, result.heatmap.method), own, truth)
+        for name, control in (controls or {}).items():
+            if k not in control.maps:
+                continue
+            if located:
                 view = _control_view(control, k)
                 rows.append(context | {"method": name} | _NO_SCORE | _place(view, truth, label))
+                if watch is not None:
+                    watch((result.id, label, name), view, truth)
+            elif truth.healthy:
+                rows.append(context | {"method": name} | _NO_SCORE | _alarm(control, k))
     return rows
 
 
@@ -168,9 +196,13 @@ def _numbers(cells: pd.Series) -> np.ndarray:
     return np.array([float(cell) if cell else NAN for cell in cells], dtype=np.float64)
 
 
-def _probability(heatmap: Heatmap, evidence: np.ndarray) -> np.ndarray:
-    """As `Heatmap.probability`, without resizing again."""
-    return heatmap.calibration.probability(evidence) if heatmap.calibration is not None else heatmap.probability()
+def _scale(heatmap: Heatmap, k: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The calibrated scale of one class."""
+    scale = heatmap.calibration
+    if scale is None:
+        raise LesioncamError(f"{heatmap.method} maps have no calibrated scale here; fit one on validation.")
+    one = Calibration(scale.scale[k : k + 1], scale.offset[k : k + 1], knots=scale.knots[k : k + 1])
+    return lambda raw: one.probability(np.asarray(raw, dtype=np.float32)[None])[0]
 
 
 # ---- parts of a row ----------------------------------------------------------------------------------------------
@@ -200,30 +232,61 @@ def _score(result: CaseResult, k: int) -> dict[str, Any]:
 _NO_SCORE: dict[str, Any] = dict.fromkeys(("logit", "probability", "decision_threshold", "positive"), NAN)
 
 
-def _control_view(control: ControlMap, k: int) -> _View:
+def _control_view(control: ControlMap, k: int) -> View:
     values, threshold = control.maps[k], control.thresholds[k]
     mask = binarise(values, threshold.value)
-    return _View(values, values, mask, [part.box for part in component_boxes(mask)], threshold)
+    return View(values, mask, component_boxes(mask, values), threshold, lambda raw: raw)
 
 
-def _place(view: _View, truth: Truth, label: str) -> dict[str, Any]:
+def _alarm(control: ControlMap, k: int) -> dict[str, Any]:
+    """A control on a healthy image: whether it marks anything, and how much."""
+    threshold = control.thresholds[k]
+    area = int(np.count_nonzero(binarise(control.maps[k], threshold.value)))
+    return {
+        "map_threshold": float(threshold.value),
+        "map_source": threshold.source,
+        "area": area,
+        "has_mask": 0,
+        "truth_boxes": 0,
+        "false_alarm": int(area > 0),
+    }
+
+
+def _place(view: View, truth: Truth, label: str) -> dict[str, Any]:
     """The localisation columns."""
     mask = truth.masks.get(label)
-    boxes = _truth_boxes(truth, label)
+    boxes = truth_boxes(truth, label)
+    found = [part.box for part in view.parts]
     area = int(np.count_nonzero(view.mask))
+    p99, hottest = _levels(view)
     return {
         "map_threshold": float(view.threshold.value),
         "map_source": view.threshold.source,
-        "map_p99": float(np.percentile(view.probability, 99)),
-        "map_max": float(view.probability.max()),
+        "map_p99": p99,
+        "map_max": hottest,
         "area": area,
-        "boxes": json.dumps([list(box) for box in view.boxes]),
+        "boxes": json.dumps([list(box) for box in found]),
+        "peaks": json.dumps([[_finite(part.peak), *part.place] for part in view.parts]),
         "has_mask": int(mask is not None),
         "truth_boxes": len(boxes),
-        "boxes_hit": _hits(view.boxes, boxes),
+        "boxes_hit": _hits(found, boxes),
         "pointing": _pointing(view.evidence, mask, boxes),
         "false_alarm": int(area > 0) if truth.healthy else NAN,
     } | _overlap(view.mask, mask)
+
+
+def _levels(view: View) -> tuple[float, float]:
+    """99th percentile and maximum as probabilities: ranks are found in the raw map, since the scale only rises."""
+    rank = 0.99 * (view.evidence.size - 1)
+    low, high = math.floor(rank), math.ceil(rank)
+    ranked = np.partition(view.evidence, (low, high), axis=None)
+    below, above, hottest = view.probability(np.array([ranked[low], ranked[high], ranked[high:].max()])).tolist()
+    return below + (rank - low) * (above - below), hottest
+
+
+def _finite(value: float) -> float:
+    """JSON has no NaN; six digits order peaks well enough."""
+    return round(float(value), 6) if np.isfinite(value) else 0.0
 
 
 def _overlap(predicted: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
@@ -235,7 +298,7 @@ def _overlap(predicted: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
     return {"truth_area": counts.truth} | {name: getattr(counts, name) if counts.truth else NAN for name in names}
 
 
-def _truth_boxes(truth: Truth, label: str) -> list[tuple[float, ...]]:
+def truth_boxes(truth: Truth, label: str) -> list[tuple[float, ...]]:
     """The table's boxes of the class; without any, those around the regions of its mask."""
     if listed := [box.box for box in truth.boxes if box.label == label]:
         return listed

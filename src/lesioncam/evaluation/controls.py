@@ -1,29 +1,54 @@
-"""Controls: maps that know nothing of the image, measured beside every map method by the same rules.
+"""Controls: maps that know little or nothing of the image, measured beside every map method by the same rules.
 
 A localisation that does not beat them has found where lesions usually are, not where this one is. Their thresholds are
-fitted on the same validation masks by the same search, so that the comparison is fair.
+fitted on the same validation masks by the same search, so that the comparison is fair. Bounds and human readers stand
+beside them as marks of what is possible; they are nothing to beat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+from scipy.special import expit
 
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
+from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.geometry import resize
 from lesioncam.types import Heatmap, Threshold
 
-__all__ = ["CONTROLS", "ControlMap", "MeanMask", "Scene", "centre_prior", "control_maps", "mean_mask", "random_map"]
+__all__ = [
+    "BOUNDS",
+    "CONTROLS",
+    "READER",
+    "STILL",
+    "ControlMap",
+    "MeanMask",
+    "Scene",
+    "brightness_map",
+    "centre_prior",
+    "control_maps",
+    "is_method",
+    "mean_mask",
+    "random_map",
+    "resolution_ceiling",
+    "uniform_map",
+]
 
 FRAME = 64
 """Side of the unit frame in which masks of all sizes are averaged."""
+
+BOUNDS = ("resolution_ceiling", "supervised_bound")
+"""Marks of what is possible; nothing to beat."""
+
+READER = "reader:"
+"""What the name of a human reader's row begins with."""
 
 
 class MeanMask:
@@ -81,71 +106,218 @@ class MeanMask:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a control may know: name, sizes and grid of an image, never its pixels.
+    """All that a control may know of one image.
 
     Attributes:
         image: id of the image.
         heatmap: only its shape and geometry are used.
         masks: mean masks of the validation split.
         seed: of the run.
+        grey: the image's own brightness, ``(*native)`` float32 in [0, 1]; for the brightness map alone.
+        few_shot: probability maps of the few-shot head on the class maps' grid, ``(K, *s)``; None without features.
+        wanted: the k classes that are drawn; None draws all K.
     """
 
     image: str
     heatmap: Heatmap
     masks: MeanMask
     seed: int = 0
+    grey: np.ndarray | None = None
+    few_shot: np.ndarray | None = None
+    wanted: tuple[int, ...] | None = None
+
+    @property
+    def indices(self) -> list[int]:
+        """The classes that are drawn."""
+        return list(range(len(self.heatmap.classes)) if self.wanted is None else self.wanted)
+
+    def spread(self, image: np.ndarray) -> np.ndarray:
+        """One picture for every class that is drawn, read-only."""
+        return np.broadcast_to(image, (len(self.indices), *self.heatmap.geometry.native))
 
 
-class ControlMap(NamedTuple):
-    """A control's maps of one image, ``(K, *native)`` in [0, 1], and its thresholds, K."""
+@dataclass(frozen=True)
+class ControlMap:
+    """A control's maps of one image and its thresholds.
 
-    maps: np.ndarray
-    thresholds: Sequence[Threshold]
+    Attributes:
+        maps: class index -> ``(*native)`` in [0, 1]; a class without an entry was not drawn.
+        thresholds: by class index.
+    """
+
+    maps: Mapping[int, np.ndarray]
+    thresholds: Mapping[int, Threshold] | Sequence[Threshold] = field(default_factory=tuple)
 
 
 def random_map(scene: Scene) -> np.ndarray:
     """Uniform noise on the class maps' own coarse grid, carried home like a map; the same for a seed and an image id.
 
     Returns:
-        ``(K, *native)`` float32 in [0, 1]; 0 where the network saw nothing.
+        ``(k, *native)`` float32 in [0, 1]; 0 where the network saw nothing.
     """
     digest = blake2b(f"{scene.seed}:{scene.image}".encode(), digest_size=16).digest()
     noise = np.random.default_rng(int.from_bytes(digest)).random(scene.heatmap.raw.shape, dtype=np.float32)
-    return scene.heatmap.geometry.to_native(noise, fill=0.0)
+    return scene.heatmap.geometry.to_native(noise[scene.indices], fill=0.0)
 
 
 def centre_prior(scene: Scene) -> np.ndarray:
     """A Gaussian at the centre of the image, standard deviation a quarter of each side; 1 at its top.
 
     Returns:
-        ``(K, *native)`` float32 (read-only), the same for every class.
+        ``(k, *native)`` float32 (read-only), the same for every class.
     """
     bell = np.ones((), dtype=np.float32)
     for size in scene.heatmap.geometry.native:
         place = (np.arange(size) + 0.5) / size - 0.5
         bell = np.multiply.outer(bell, np.exp(-0.5 * (place / 0.25) ** 2).astype(np.float32))
-    return np.broadcast_to(bell, (len(scene.heatmap.classes), *bell.shape))
+    return scene.spread(bell)
 
 
 def mean_mask(scene: Scene) -> np.ndarray:
     """The mean validation mask of each class.
 
     Returns:
-        ``(K, *native)`` float32 in [0, 1].
+        ``(k, *native)`` float32 in [0, 1].
     """
-    return scene.masks.maps(scene.heatmap.geometry.native)
+    return scene.masks.maps(scene.heatmap.geometry.native)[scene.indices]
+
+
+def uniform_map(scene: Scene) -> np.ndarray:
+    """One half everywhere: "the lesion is the whole image". It never points anywhere.
+
+    Returns:
+        ``(k, *native)`` float32 (read-only).
+    """
+    return scene.spread(np.full((), 0.5, dtype=np.float32))
+
+
+def brightness_map(scene: Scene) -> np.ndarray:
+    """The image itself as a map: what is bright is called a lesion.
+
+    Returns:
+        ``(k, *native)`` float32 in [0, 1] (read-only), the same for every class; zeros where no image was given.
+    """
+    native = scene.heatmap.geometry.native
+    grey = np.zeros(native, dtype=np.float32) if scene.grey is None else scene.grey
+    return scene.spread(grey)
+
+
+def few_shot(scene: Scene) -> np.ndarray:
+    """A 1x1 logistic head on the frozen features, fitted on the validation masks, carried home like a map.
+
+    Returns:
+        ``(k, *native)`` float32 in [0, 1]; zeros where there are no features.
+    """
+    if scene.few_shot is None:
+        return scene.spread(np.zeros((), dtype=np.float32))
+    return scene.heatmap.geometry.to_native(scene.few_shot[scene.indices], fill=0.0, origin=scene.heatmap.origin)
 
 
 CONTROLS: dict[str, Callable[[Scene], np.ndarray]] = {
     "random_map": random_map,
     "centre_prior": centre_prior,
     "mean_mask": mean_mask,
+    "uniform_map": uniform_map,
+    "brightness_map": brightness_map,
+    "few_shot": few_shot,
 }
+"""Every control, from name to maps."""
+
+STILL = frozenset({"centre_prior", "mean_mask", "uniform_map"})
+"""Controls that are the same for all images of one size."""
 
 
-def control_maps(scene: Scene) -> dict[str, np.ndarray]:
-    """The maps of every control for one image, each ``(K, *native)`` float32 in [0, 1]."""
-    return {name: control(scene) for name, control in CONTROLS.items()}
+def is_method(name: str) -> bool:
+    """Whether rows of this name are a map method's, and not a control's, a bound's or a reader's.
+
+    Example:
+        >>> [is_method(name) for name in ("cam", "random_map", "resolution_ceiling", "reader:A")]
+        [True, False, False, False]
+    """
+    return name not in CONTROLS and name not in BOUNDS and not name.startswith(READER)
+
+
+def control_maps(scene: Scene, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The maps of every control (or some) for one image, each ``(k, *native)`` float32 in [0, 1]."""
+    wanted = CONTROLS if names is None else names
+    drawable = [name for name in wanted if name != "few_shot" or scene.few_shot is not None]
+    return {name: CONTROLS[name](scene) for name in drawable}
+
+
+class Ceiling(NamedTuple):
+    """A map on the native grid, ``(*native)`` in [0, 1], and the threshold at which it covers the lesion best."""
+
+    map: np.ndarray
+    threshold: float
+    dice: float
+
+
+STEPS = 150
+"""Of the ascent to the ceiling; more change nothing (tests)."""
+
+MOST = 96
+"""Pixels per axis that the ascent looks at; the Dice it is judged by is that of all pixels."""
+
+
+def resolution_ceiling(heatmap: Heatmap, mask: np.ndarray) -> Ceiling:
+    """The best overlap a map of this grid can reach, drawn with the truth in hand.
+
+    Gradient ascent on the soft Dice of a free map, from the means of the mask in each cell and from its least-squares
+    fit; the threshold is 0 by construction. What can be reached is at least this.
+
+    Args:
+        heatmap: only grid, origin and geometry are used.
+        mask: truth, ``(*native)`` bool, not empty.
+
+    Returns:
+        The map as a probability (it is an oracle), its threshold .5, and its Dice.
+    """
+    geometry, grid = heatmap.geometry, heatmap.raw.shape[1:]
+    ways = [way.astype(np.float64) for way in geometry.weights(grid, heatmap.origin)]
+    seen = mask[tuple(slice(a, b) for a, b in geometry.crop)]
+    nearest = _along(seen.astype(float), [np.linalg.pinv(way) for way in ways])
+    starts = geometry.to_cells(mask, grid, heatmap.origin), nearest
+    return max((_judged(heatmap, _ascend(start, seen, ways), mask) for start in starts), key=lambda one: one.dice)
+
+
+def _judged(heatmap: Heatmap, cells: np.ndarray, mask: np.ndarray) -> Ceiling:
+    logits = heatmap.geometry.to_native(cells[None].astype(np.float32), origin=heatmap.origin)[0]
+    return Ceiling(expit(logits), 0.5, overlap_counts(logits >= 0, mask).dice)
+
+
+def _ascend(start: np.ndarray, mask: np.ndarray, ways: Sequence[np.ndarray]) -> np.ndarray:
+    """Cells ``(*s)``, positive where the map should be lesion: Adam on the soft Dice, ever steeper."""
+    span = max(float(np.ptp(start)), 1e-9)
+    cells = 4 * (start - start.min()) / span - 2
+    target, near = _near(mask, ways)
+    first, second = np.zeros_like(cells), np.zeros_like(cells)
+    for step in range(1, STEPS + 1):
+        steep = 1 + step / 15
+        soft = expit(steep * _along(cells, near))
+        both, size = float((soft * target).sum()), float(soft.sum() + target.sum())
+        slope = (2 * target / size - 2 * both / size**2) * steep * soft * (1 - soft)
+        gradient = _along(slope, [way.T for way in near])
+        first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2
+        cells += 0.3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-9)
+    return cells
+
+
+def _near(mask: np.ndarray, ways: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The lesion with two cells around it, thinned to at most `MOST` pixels per axis, and the way there."""
+    rows = []
+    for axis, way in enumerate(ways):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        margin = 2 * -(-len(way) // way.shape[1])
+        low, high = (max(0, hit[0] - margin), min(len(way), hit[-1] + 1 + margin)) if len(hit) else (0, len(way))
+        rows.append(np.arange(low, high, -(-(high - low) // MOST)))
+    return mask[np.ix_(*rows)].astype(float), [way[kept] for way, kept in zip(ways, rows, strict=True)]
+
+
+def _along(values: np.ndarray, ways: Sequence[np.ndarray]) -> np.ndarray:
+    """Each axis through its matrix."""
+    for axis, way in enumerate(ways):
+        values = np.moveaxis(np.tensordot(way, values, axes=(1, axis)), 0, axis)
+    return values
 
 
 def _to_frame(mask: np.ndarray) -> np.ndarray:

@@ -1,17 +1,31 @@
-"""Who may see what: thresholds are chosen on validation, applied to patients they have never met."""
+"""Who may see what: choices are made on validation, applied to patients they have never met."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from hashlib import blake2b
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b, sha256
+from typing import Protocol
 
 from lesioncam.errors import LesioncamError
-from lesioncam.types import Threshold
 
-__all__ = ["TUNING", "check_roles", "patient_digest", "require_validation"]
+__all__ = ["TUNING", "Remembers", "check_roles", "key_mark", "patient_digest", "require_validation", "roles_digest"]
 
 TUNING = "val"
 """The only split on which a threshold, a calibration or a choice is made."""
+
+
+class Remembers(Protocol):
+    """Anything that was chosen, and knows the patients it was chosen on: `Threshold`, `Calibration`, `Chosen`."""
+
+    @property
+    def tuned_on(self) -> frozenset[str]:
+        """Keyed digests."""
+        ...
+
+    def check_unseen(self, patients: Sequence[str]) -> None:
+        """Raise if any of these patients was seen."""
+        ...
 
 
 def patient_digest(key: bytes, patient: str) -> str:
@@ -33,6 +47,29 @@ def patient_digest(key: bytes, patient: str) -> str:
     return blake2b(patient.encode(), key=key, digest_size=8).hexdigest()
 
 
+def key_mark(key: bytes) -> str:
+    """A mark by which a model knows the secret its digests were made with, without holding it.
+
+    Example:
+        >>> key_mark(b"a") == key_mark(b"a"), key_mark(b"a") == key_mark(b"b")
+        (True, False)
+    """
+    return blake2b(b"lesioncam key mark", key=key, digest_size=16).hexdigest()
+
+
+def roles_digest(images: Sequence[str], splits: Sequence[str | None], patients: Sequence[str]) -> str:
+    """Digest of which image, of whom, plays which role; row order does not matter.
+
+    Example:
+        >>> roles_digest("ab", ["val", "test"], "pq") == roles_digest("ba", ["test", "val"], "qp")
+        True
+        >>> roles_digest("ab", ["val", "test"], "pq") == roles_digest("ab", ["test", "val"], "pq")
+        False
+    """
+    rows = sorted((str(i), s or "", str(p)) for i, s, p in zip(images, splits, patients, strict=True))
+    return sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
 def require_validation(split: str) -> str:
     """Let a choice be made on validation only.
 
@@ -50,23 +87,31 @@ def require_validation(split: str) -> str:
     return split
 
 
-def check_roles(patients: Mapping[str, Iterable[str]], split: str, thresholds: Iterable[Threshold]) -> bool:
+def check_roles(
+    patients: Mapping[str, Iterable[str]],
+    split: str,
+    chosen: Iterable[Remembers],
+    trained_on: frozenset[str] = frozenset(),
+) -> bool:
     """Check before an evaluation that no patient plays two roles.
 
     Args:
         patients: split -> digests of its patients.
         split: which one is evaluated.
-        thresholds: all that will be applied, each remembering whom it was chosen on.
+        chosen: all that will be applied (thresholds, calibrations, checkpoint, ensemble ...), each remembering whom it
+            was chosen on.
+        trained_on: digests of the patients the weights were trained on.
 
     Returns:
-        True if a threshold was chosen on the very patients that are evaluated, as on ``val``: its numbers are
+        True if something was chosen on the very patients that are evaluated, as on ``val``: the numbers are
         optimistic and the report must say so.
 
     Raises:
-        LesioncamError: if a patient is in two splits, or if a threshold was chosen on patients of another split than
-            ``val`` that is evaluated.
+        LesioncamError: if a patient is in two splits, was trained on, or if anything was chosen on patients of another
+            split than ``val`` that is evaluated.
 
     Example:
+        >>> from lesioncam.types import Threshold
         >>> seen = Threshold(0.3, "val", frozenset({"a1"}))
         >>> people = {"val": ["a1"], "test": ["b2"]}
         >>> check_roles(people, "val", [seen]), check_roles(people, "test", [seen])
@@ -76,11 +121,15 @@ def check_roles(patients: Mapping[str, Iterable[str]], split: str, thresholds: I
     _check_disjoint(groups)
     if split not in groups:
         raise LesioncamError(f"there is no split `{split}`; this table has {', '.join(groups) or 'none'}.")
-    applied = list(thresholds)
+    if both := trained_on & groups[split]:
+        raise LesioncamError(
+            f"the model was trained on {len(both)} of the patients of `{split}`; evaluate on others."
+        )
+    applied = list(chosen)
     if split == TUNING:
-        return any(threshold.tuned_on & groups[split] for threshold in applied)
-    for threshold in applied:
-        threshold.check_unseen(sorted(groups[split]))
+        return any(one.tuned_on & groups[split] for one in applied)
+    for one in applied:
+        one.check_unseen(sorted(groups[split]))
     return False
 
 

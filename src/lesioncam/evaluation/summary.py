@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lesioncam.errors import RunError
-from lesioncam.evaluation.controls import CONTROLS
+from lesioncam.evaluation.controls import CONTROLS, is_method
 from lesioncam.functional.metrics import (
     auroc,
     average_precision,
@@ -23,17 +23,65 @@ from lesioncam.functional.metrics import (
     weighted_ratio,
 )
 
-__all__ = ["METRICS", "best_control", "curves", "own_method", "summarise"]
+__all__ = [
+    "METRICS",
+    "CaseTable",
+    "Draws",
+    "Grid",
+    "Measure",
+    "best_control",
+    "case_tables",
+    "class_thresholds",
+    "curves",
+    "exclusive_groups",
+    "grid_of",
+    "mean_measure",
+    "measure_rows",
+    "one_row",
+    "own_method",
+    "patient_draws",
+    "per_class",
+    "summarise",
+]
 
 METRICS = ("task", "metric", "class", "method", "value", "low", "high", "n", "undefined", "threshold")
 """Columns of ``metrics.csv``."""
 
-LOWER_IS_BETTER = frozenset({"false_alarm_rate"})
-"""Metrics of which the smallest value is the best."""
+LOWER_IS_BETTER = frozenset({"false_alarm_rate", "hausdorff", "hd95", "assd", "brier", "ece"})
+"""Metrics of which the smallest value is the best; so are all with ``afp@`` in their name."""
 
 
-class _Cases(NamedTuple):
-    """One method's columns as matrices: images x classes."""
+class Grid(NamedTuple):
+    """The images and classes of all tables, in the order of their first appearance."""
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def place(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Image and class number of each row.
+
+        Raises:
+            RunError: for an image or a class that is not on the grid.
+        """
+        found = []
+        for known, name in ((self.images, "image"), (self.classes, "class")):
+            index = pd.Index(known).get_indexer(pd.Index(frame[name].astype(str)))
+            if (index < 0).any():
+                odd = frame[name].iloc[int(np.flatnonzero(index < 0)[0])]
+                raise RunError(f"{name} {odd!r} is not in these cases; both files must be of one evaluation.")
+            found.append(np.asarray(index))
+        return found[0], found[1]
+
+
+class Draws(NamedTuple):
+    """Bootstrap over patients: ``weights (1 + D, n)``, the first row ones, and each image's patient, ``(n,)``."""
+
+    weights: np.ndarray
+    owner: np.ndarray
+
+
+class CaseTable(NamedTuple):
+    """One method's columns as matrices, images x classes; NaN where there is no row."""
 
     method: str
     classes: tuple[str, ...]
@@ -46,7 +94,7 @@ class _Cases(NamedTuple):
         return self.column["probability"] if np.isnan(logit).all() else logit
 
 
-class _Measure(NamedTuple):
+class Measure(NamedTuple):
     """A metric of several classes: the value (first row), the draws (other rows), and the images behind it."""
 
     task: str
@@ -78,24 +126,20 @@ def summarise(cases: pd.DataFrame, *, exclusive: bool, draws: int = 1000, seed: 
     Reference:
         Davison & Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8.
     """
-    tables = _tables(cases)
-    patients = cases.drop_duplicates("image")["patient"].to_numpy(dtype=str)
-    drawn = patient_weights(patients, np.random.default_rng(seed), draws)
-    weights = np.vstack([np.ones((1, drawn.shape[1]), dtype=drawn.dtype), drawn])
-    owner = np.unique(patients, return_inverse=True)[1]
+    weights, owner = patient_draws(cases, draws, seed)
     rows: list[dict[str, Any]] = []
-    for table in tables:
+    for table in case_tables(cases):
         measures = [*_localisation(table, weights), *_segmentation(table, weights)]
-        if table.method not in CONTROLS:
-            rows += _one_row(table, _exclusive_accuracy(table, weights), "macro", owner) if exclusive else []
+        if is_method(table.method):
+            rows += one_row(table, _exclusive_accuracy(table, weights), "macro", owner) if exclusive else []
             measures = [*_classification(table, weights, exclusive=exclusive), *measures]
-        rows += [row for measure in measures for row in _rows(table, measure, owner)]
-        rows += _one_row(table, _any_alarm(table, weights), "any", owner)
+        rows += [row for measure in measures for row in measure_rows(table, measure, owner)]
+        rows += one_row(table, _any_alarm(table, weights), "any", owner)
     return pd.DataFrame(rows, columns=list(METRICS))
 
 
 def own_method(cases: pd.DataFrame) -> str:
-    """The map method of a run: the first method that is no control.
+    """The map method of a run: the first method that is no control, bound or reader.
 
     Raises:
         RunError: if there is none.
@@ -104,14 +148,16 @@ def own_method(cases: pd.DataFrame) -> str:
         >>> own_method(pd.DataFrame({"method": ["random_map", "cam"]}))
         'cam'
     """
-    names = [str(name) for name in cases["method"].unique() if name not in CONTROLS]
+    names = [str(name) for name in cases["method"].unique() if is_method(str(name))]
     if not names:
         raise RunError("these cases hold no row of a map method; evaluate a split that has images.")
     return names[0]
 
 
 def best_control(metrics: pd.DataFrame, metric: str, label: str = "macro") -> pd.Series | None:
-    """The control with the best value of a metric (the lowest for false alarms), or None if none was measured.
+    """The control with the best value of a metric, or None if none was measured.
+
+    The best is the lowest for alarms, distances and errors, the highest otherwise.
 
     Example:
         >>> table = pd.DataFrame({"metric": "dice", "class": "macro", "method": ["cam", "random_map", "mean_mask"],
@@ -125,7 +171,8 @@ def best_control(metrics: pd.DataFrame, metric: str, label: str = "macro") -> pd
     chosen = chosen[chosen["value"].notna()]
     if chosen.empty:
         return None
-    best = chosen["value"].argmin() if metric in LOWER_IS_BETTER else chosen["value"].argmax()
+    lower = metric in LOWER_IS_BETTER or "afp@" in metric
+    best = chosen["value"].argmin() if lower else chosen["value"].argmax()
     return chosen.iloc[int(best)]
 
 
@@ -138,7 +185,7 @@ def curves(cases: pd.DataFrame) -> dict[str, np.ndarray]:
     """
     points: dict[str, np.ndarray] = {}
     method = own_method(cases)
-    table = next(table for table in _tables(cases) if table.method == method)
+    table = next(table for table in case_tables(cases) if table.method == method)
     for k, label in enumerate(table.classes):
         scores, labels = table.score[:, k], table.column["label"][:, k]
         fpr, tpr, _ = roc_curve(scores, labels)
@@ -152,7 +199,7 @@ def curves(cases: pd.DataFrame) -> dict[str, np.ndarray]:
 
 # ---- from rows to matrices ---------------------------------------------------------------------------------------
 
-_NEEDED = (
+NEEDED = (
     "label",
     "logit",
     "probability",
@@ -168,94 +215,130 @@ _NEEDED = (
     "boxes_hit",
     "false_alarm",
 )
+"""The columns of cases.csv that become matrices."""
 
 
-def _tables(cases: pd.DataFrame) -> list[_Cases]:
-    """One table per method, images and classes in the order of their first appearance in all of ``cases``."""
-    image, images = pd.factorize(cases["image"])
-    label, labels = pd.factorize(cases["class"])
-    shape = (len(images), len(labels))
+def grid_of(cases: pd.DataFrame) -> Grid:
+    """Images and classes of all of ``cases``, whatever the method."""
+    return Grid(tuple(cases["image"].astype(str).unique()), tuple(cases["class"].astype(str).unique()))
+
+
+def patient_draws(cases: pd.DataFrame, draws: int, seed: int) -> Draws:
+    """The bootstrap of these cases: the same for every table made of them with the same seed."""
+    patients = cases.drop_duplicates("image")["patient"].to_numpy(dtype=str)
+    drawn = patient_weights(patients, np.random.default_rng(seed), draws)
+    weights = np.vstack([np.ones((1, drawn.shape[1]), dtype=drawn.dtype), drawn])
+    return Draws(weights, np.unique(patients, return_inverse=True)[1])
+
+
+def case_tables(frame: pd.DataFrame, columns: Sequence[str] = NEEDED, *, grid: Grid | None = None) -> list[CaseTable]:
+    """One table per method, in the order of their first appearance.
+
+    Args:
+        frame: rows of an image, class and method.
+        columns: those to be spread, all of them numbers.
+        grid: where to; the frame's own by default.
+
+    Raises:
+        RunError: for a row that is not on the grid.
+    """
+    target = grid or grid_of(frame)
+    image, label = target.place(frame)
     tables = []
-    for method in cases["method"].unique():
-        own = (cases["method"] == method).to_numpy()
-        place = image[own], label[own]
-        columns = {name: _spread(cases[name].to_numpy(dtype=float)[own], place, shape) for name in _NEEDED}
-        tables.append(_Cases(str(method), tuple(map(str, labels)), columns))
+    for method in frame["method"].unique():
+        own = (frame["method"] == method).to_numpy()
+        spread = {}
+        for name in columns:
+            spread[name] = np.full((len(target.images), len(target.classes)), np.nan)
+            spread[name][image[own], label[own]] = frame[name].to_numpy(dtype=float)[own]
+        tables.append(CaseTable(str(method), target.classes, spread))
     return tables
-
-
-def _spread(values: np.ndarray, place: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    out = np.full(shape, np.nan)
-    out[place] = values
-    return out
 
 
 # ---- from matrices to measures -----------------------------------------------------------------------------------
 
 
-def _classification(table: _Cases, weights: np.ndarray, *, exclusive: bool) -> list[_Measure]:
-    label, positive, level = table.column["label"], table.column["positive"], _levels(table, "decision_threshold")
+def _classification(table: CaseTable, weights: np.ndarray, *, exclusive: bool) -> list[Measure]:
+    label, positive, level = (
+        table.column["label"],
+        table.column["positive"],
+        class_thresholds(table, "decision_threshold"),
+    )
     known = ((label == 0) | (label == 1)) & ~np.isnan(table.score)
     none = np.full(len(table.classes), np.nan)
-    found = _mean("classification", "sensitivity", np.where(label == 1, positive, np.nan), weights, level)
-    spared = _mean("classification", "specificity", np.where(label == 0, 1 - positive, np.nan), weights, level)
-    both = _Measure(
+    found = mean_measure("classification", "sensitivity", np.where(label == 1, positive, np.nan), weights, level)
+    spared = mean_measure("classification", "specificity", np.where(label == 0, 1 - positive, np.nan), weights, level)
+    both = Measure(
         "classification", "balanced_accuracy", (found.stats + spared.stats) / 2, found.used | spared.used, level
     )
+    precision = per_class(average_precision, table.score, label, weights)
     return [
-        _Measure("classification", "auroc", _ranking(auroc, table, weights), known, none),
-        _Measure("classification", "average_precision", _ranking(average_precision, table, weights), known, none),
+        Measure("classification", "auroc", per_class(auroc, table.score, label, weights), known, none),
+        Measure("classification", "average_precision", precision, known, none),
         *([] if exclusive else [both]),
         found,
         spared,
     ]
 
 
-def _localisation(table: _Cases, weights: np.ndarray) -> list[_Measure]:
-    column, level = table.column, _levels(table, "map_threshold")
+def _localisation(table: CaseTable, weights: np.ndarray) -> list[Measure]:
+    column, level = table.column, class_thresholds(table, "map_threshold")
     boxes = np.where(column["truth_boxes"] > 0, column["truth_boxes"], np.nan)
     hits = weighted_ratio(column["boxes_hit"], boxes, weights)
     return [
-        _mean("localisation", "pointing_game", column["pointing"], weights, np.full(len(level), np.nan)),
-        _Measure("localisation", "box_hit_rate", hits, ~np.isnan(boxes + column["boxes_hit"]), level),
-        _mean("localisation", "false_alarm_rate", column["false_alarm"], weights, level),
+        mean_measure("localisation", "pointing_game", column["pointing"], weights, np.full(len(level), np.nan)),
+        Measure("localisation", "box_hit_rate", hits, ~np.isnan(boxes + column["boxes_hit"]), level),
+        mean_measure("localisation", "false_alarm_rate", column["false_alarm"], weights, level),
     ]
 
 
-def _segmentation(table: _Cases, weights: np.ndarray) -> list[_Measure]:
-    level = _levels(table, "map_threshold")
+def _segmentation(table: CaseTable, weights: np.ndarray) -> list[Measure]:
+    level = class_thresholds(table, "map_threshold")
     names = ("dice", "iou", "sensitivity", "specificity")
-    return [_mean("segmentation", name, table.column[name], weights, level) for name in names]
+    return [mean_measure("segmentation", name, table.column[name], weights, level) for name in names]
 
 
-def _any_alarm(table: _Cases, weights: np.ndarray) -> _Measure:
+def _any_alarm(table: CaseTable, weights: np.ndarray) -> Measure:
     """Healthy images with a mask of any class."""
     alarms = np.fmax.reduce(table.column["false_alarm"], axis=1)[:, None]
-    return _mean("localisation", "false_alarm_rate", alarms, weights, np.full(1, np.nan))
+    return mean_measure("localisation", "false_alarm_rate", alarms, weights, np.full(1, np.nan))
 
 
-def _exclusive_accuracy(table: _Cases, weights: np.ndarray) -> _Measure:
-    """Mean recall of the arg-max; images without any positive class are one more group."""
+def exclusive_groups(table: CaseTable) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true group of each image where at most one class is positive, ``(n,)`` each.
+
+    Groups are the numbers of the classes; K is "none of them", predicted (where such images exist) if no class reaches
+    its decision threshold. A truth of -1 is unknown.
+    """
     label, nobody = table.column["label"], len(table.classes)
     known = np.isin(label, (0, 1)).all(axis=1) & ~np.isnan(table.score).any(axis=1) & ((label == 1).sum(axis=1) <= 1)
     truth = np.where(label.max(axis=1, initial=0) > 0, label.argmax(axis=1), nobody)
     predicted = np.where(np.isnan(table.score), -np.inf, table.score).argmax(axis=1)
     if (truth[known] == nobody).any():
         predicted = np.where((table.column["positive"] == 1).any(axis=1), predicted, nobody)
-    values = balanced_accuracy(predicted, np.where(known, truth, -1), weights)
-    return _Measure("classification", "balanced_accuracy", values[:, None], known[:, None], np.full(1, np.nan))
+    return predicted, np.where(known, truth, -1)
 
 
-def _mean(task: str, metric: str, values: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> _Measure:
-    return _Measure(task, metric, weighted_mean(values, weights), ~np.isnan(values), levels)
+def _exclusive_accuracy(table: CaseTable, weights: np.ndarray) -> Measure:
+    """Mean recall of the arg-max; images without any positive class are one more group."""
+    predicted, truth = exclusive_groups(table)
+    values = balanced_accuracy(predicted, truth, weights)
+    return Measure("classification", "balanced_accuracy", values[:, None], (truth >= 0)[:, None], np.full(1, np.nan))
 
 
-def _ranking(metric: Callable[..., np.ndarray], table: _Cases, weights: np.ndarray) -> np.ndarray:
-    pairs = zip(table.score.T, table.column["label"].T, strict=True)
-    return np.stack([metric(scores, labels, weights) for scores, labels in pairs], axis=1)
+def mean_measure(task: str, metric: str, values: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> Measure:
+    """Mean of a column over the images that have a value."""
+    return Measure(task, metric, weighted_mean(values, weights), ~np.isnan(values), levels)
 
 
-def _levels(table: _Cases, column: str) -> np.ndarray:
+def per_class(
+    metric: Callable[..., np.ndarray], scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """``metric(scores, labels, weights)`` of each column, ``(1 + D, K)``."""
+    return np.stack([metric(*pair, weights) for pair in zip(scores.T, labels.T, strict=True)], axis=1)
+
+
+def class_thresholds(table: CaseTable, column: str) -> np.ndarray:
     """The threshold of each class, NaN if there is none or not the same one everywhere."""
     values = table.column[column]
     low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
@@ -265,23 +348,23 @@ def _levels(table: _Cases, column: str) -> np.ndarray:
 # ---- from measures to rows ---------------------------------------------------------------------------------------
 
 
-def _rows(table: _Cases, measure: _Measure, owner: np.ndarray) -> list[dict[str, Any]]:
+def measure_rows(table: CaseTable, measure: Measure, owner: np.ndarray) -> list[dict[str, Any]]:
     """A row per class and one for their mean."""
     rows = []
     for k, label in enumerate(table.classes):
-        single = _Measure(measure.task, measure.metric, *_columns(measure, [k]))
-        rows += _one_row(table, single, label, owner)
+        single = Measure(measure.task, measure.metric, *_columns(measure, [k]))
+        rows += one_row(table, single, label, owner)
     defined = [k for k in range(len(table.classes)) if not np.isnan(measure.stats[0, k])]
     used = np.any(measure.used[:, defined], axis=1, keepdims=True)
     macro = measure._replace(stats=nan_mean(measure.stats)[:, None], used=used, thresholds=np.full(1, np.nan))
-    return rows + _one_row(table, macro, "macro", owner)
+    return rows + one_row(table, macro, "macro", owner)
 
 
-def _columns(measure: _Measure, k: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _columns(measure: Measure, k: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return measure.stats[:, k], measure.used[:, k], measure.thresholds[k]
 
 
-def _one_row(table: _Cases, measure: _Measure, label: str, owner: np.ndarray) -> list[dict[str, Any]]:
+def one_row(table: CaseTable, measure: Measure, label: str, owner: np.ndarray) -> list[dict[str, Any]]:
     """The row of a measure with a single column."""
     value, used = float(measure.stats[0, 0]), measure.used[:, 0]
     n = int(used.sum()) if not np.isnan(value) else 0

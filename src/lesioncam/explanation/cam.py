@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.types import Calibration, Heatmap, Sample
 
-__all__ = ["METHODS", "cam"]
+__all__ = ["METHODS", "Explained", "cam"]
 
 
-def cam(classifier: TrainedClassifier, sample: Sample) -> tuple[np.ndarray, Heatmap]:
+class Explained(NamedTuple):
+    """Image logits ``(K,)``, the raw maps, and the features ``(C, h, w)`` the head saw, all of one pass."""
+
+    logits: np.ndarray
+    heatmap: Heatmap
+    features: np.ndarray | None = None
+
+
+def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
     """Image logits and the class activation map, from one forward pass and no gradient.
 
     The head is a 1x1 convolution, so its output is the CAM with the bias spread over the map: the pooled map is the
@@ -22,7 +32,7 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> tuple[np.ndarray, Heat
         sample: one prepared image.
 
     Returns:
-        Logits ``(K,)`` float32 and the raw map, ``Heatmap.raw (K, h, w)`` float32.
+        Logits ``(K,)`` float32, the raw map ``Heatmap.raw (K, h, w)`` float32, and the features.
 
     Reference:
         Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
@@ -40,7 +50,8 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> tuple[np.ndarray, Heat
         calibration=scale,
         origin=classifier.card.origin,
     )
-    return output.logits[0].float().numpy(), heatmap
+    features = None if output.features is None else output.features[0].float().numpy()
+    return Explained(output.logits[0].float().numpy(), heatmap, features)
 
 
 METHODS = {"cam": cam}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,19 @@ from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import RunError
 from lesioncam.files import RunFolder, read_json, write_json, write_with
 from lesioncam.models.classifier import Classifier, build_classifier
-from lesioncam.types import Calibration, ClassifierOutput, Threshold
+from lesioncam.types import Calibration, Chosen, ClassifierOutput, Threshold
 
-__all__ = ["ModelCard", "TrainedClassifier", "load_classifier", "save_classifier", "update_card"]
+__all__ = [
+    "ModelCard",
+    "TrainedClassifier",
+    "card_from_json",
+    "card_to_json",
+    "load_classifier",
+    "save_classifier",
+    "update_card",
+]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,11 @@ class ModelCard:
         thresholds: per class, on the probability map; None until calibrated.
         decisions: per class, on the image score; None until calibrated.
         calibration: the scale of the maps.
+        image_calibration: the scale of the image score; None is the sigmoid.
+        chosen: everything else that was chosen on validation: the checkpoint, an ensemble ...
+        trained_on: keyed digests of the patients it was trained on.
+        roles: digest of which image was in which split when it was trained.
+        key_mark: tells whether the run's secret is still the one that made the digests.
         origin: where the first cell of the class map looks, input pixels per axis.
         training: for the record: best epoch, images, seconds.
     """
@@ -44,6 +57,11 @@ class ModelCard:
     thresholds: tuple[Threshold, ...] | None = None
     decisions: tuple[Threshold, ...] | None = None
     calibration: Calibration | None = None
+    image_calibration: Calibration | None = None
+    chosen: tuple[Chosen, ...] = ()
+    trained_on: frozenset[str] = frozenset()
+    roles: str = ""
+    key_mark: str = ""
     origin: tuple[float, ...] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,13 +91,13 @@ def save_classifier(folder: RunFolder, network: Classifier, card: ModelCard) -> 
 
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_with(folder.weights, lambda partial: save_file(state, partial))
-    write_json(folder.model, _to_json(card))
+    write_json(folder.model, card_to_json(card))
 
 
 def update_card(folder: RunFolder, **changes: Any) -> ModelCard:
     """Change fields of the card on disk (thresholds after calibration)."""
-    card = replace(_from_json(folder, read_json(folder.model)), **changes)
-    write_json(folder.model, _to_json(card))
+    card = replace(card_from_json(folder.model, read_json(folder.model)), **changes)
+    write_json(folder.model, card_to_json(card))
     return card
 
 
@@ -100,7 +118,7 @@ def load_classifier(run: str | Path, *, pooling: Callable[..., Tensor] | None = 
     folder = RunFolder(Path(run))
     if not folder.model.is_file():
         raise RunError(f"{run} holds no model/model.json; give the folder that `lesioncam run` or `train` wrote.")
-    card = _from_json(folder, read_json(folder.model))
+    card = card_from_json(folder.model, read_json(folder.model))
     network = build_classifier(card.config, len(card.classes), weights="none", own_pool=pooling)
     try:
         network.load_state_dict(load_file(folder.weights))
@@ -109,62 +127,127 @@ def load_classifier(run: str | Path, *, pooling: Callable[..., Tensor] | None = 
     return TrainedClassifier(network, card).eval().requires_grad_(requires_grad=False)
 
 
-def _to_json(card: ModelCard) -> dict[str, Any]:
+def card_to_json(card: ModelCard) -> dict[str, Any]:
+    """Everything of a card as JSON; patients are written once and referred to by number."""
     from lesioncam import __version__
 
     table = card.config.table.model_copy(update={"images": None})
     config = card.config.model_copy(update={"table": table, "cache": None, "weights": Path(card.config.weights).name})
+    groups = _Groups()
     return {
         "format": FORMAT,
         "lesioncam": __version__,
         "classes": list(card.classes),
         "exclusive": card.exclusive,
         "config": config.model_dump(mode="json"),
-        "thresholds": _thresholds_to_json(card.classes, card.thresholds),
-        "decisions": _thresholds_to_json(card.classes, card.decisions),
-        "calibration": None if card.calibration is None else asdict(card.calibration),
+        "thresholds": thresholds_to_json(card.classes, card.thresholds, groups.number),
+        "decisions": thresholds_to_json(card.classes, card.decisions, groups.number),
+        "calibration": calibration_to_json(card.calibration, groups.number),
+        "image_calibration": calibration_to_json(card.image_calibration, groups.number),
+        "chosen": [{"what": c.what, "value": c.value, "tuned_on": groups.number(c.tuned_on)} for c in card.chosen],
+        "trained_on": groups.number(card.trained_on),
+        "roles": card.roles,
+        "key_mark": card.key_mark,
         "origin": card.origin,
         "training": dict(card.training),
+        "patients": groups.lists,
     }
 
 
-def _from_json(folder: RunFolder, content: Mapping[str, Any]) -> ModelCard:
+def card_from_json(path: Path, content: Mapping[str, Any]) -> ModelCard:
+    """What `card_to_json` wrote.
+
+    Raises:
+        RunError: for another format, or a damaged file.
+    """
     if content.get("format") != FORMAT:
-        raise RunError(f"{folder.model} has format {content.get('format')!r}; this version reads format {FORMAT}.")
+        raise RunError(
+            f"{path} has format {content.get('format')!r}; this version reads format {FORMAT}. Train again."
+        )
     try:
         classes = tuple(str(name) for name in content["classes"])
-        scale = content["calibration"]
+        groups = [frozenset(map(str, group)) for group in content["patients"]]
         return ModelCard(
             classes=classes,
             config=RunConfig.model_validate(content["config"]),
             exclusive=bool(content["exclusive"]),
-            thresholds=_thresholds_from_json(classes, content["thresholds"]),
-            decisions=_thresholds_from_json(classes, content["decisions"]),
-            calibration=None
-            if scale is None
-            else Calibration(tuple(scale["scale"]), tuple(scale["offset"]), scale["source"]),
+            thresholds=thresholds_from_json(classes, content["thresholds"], groups),
+            decisions=thresholds_from_json(classes, content["decisions"], groups),
+            calibration=calibration_from_json(content["calibration"], groups),
+            image_calibration=calibration_from_json(content["image_calibration"], groups),
+            chosen=tuple(Chosen(c["what"], c["value"], groups[c["tuned_on"]]) for c in content["chosen"]),
+            trained_on=groups[content["trained_on"]],
+            roles=str(content["roles"]),
+            key_mark=str(content["key_mark"]),
             origin=None if content["origin"] is None else tuple(float(v) for v in content["origin"]),
             training=dict(content["training"]),
         )
-    except (KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"{folder.model} is damaged ({error}); restore it or train again.") from error
+    except (KeyError, IndexError, TypeError, ValidationError) as error:
+        raise RunError(f"{path} is damaged ({error}); restore it or train again.") from error
 
 
-def _thresholds_to_json(classes: tuple[str, ...], chosen: tuple[Threshold, ...] | None) -> dict[str, Any] | None:
+class _Groups:
+    """Sets of patients written once and referred to by number: every threshold of a run remembers the same ones."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[str]] = []
+
+    def number(self, patients: frozenset[str]) -> int:
+        members = sorted(patients)
+        if members not in self.lists:
+            self.lists.append(members)
+        return self.lists.index(members)
+
+
+def thresholds_to_json(
+    classes: tuple[str, ...], chosen: tuple[Threshold, ...] | None, number: Callable[[frozenset[str]], Any]
+) -> dict[str, Any] | None:
+    """Thresholds by class; ``number`` says how the patients they were chosen on are written."""
     if chosen is None:
         return None
     return {
-        name: {"value": t.value, "source": t.source, "tuned_on": sorted(t.tuned_on)}
+        name: {"value": t.value, "source": t.source, "tuned_on": number(t.tuned_on)}
         for name, t in zip(classes, chosen, strict=True)
     }
 
 
-def _thresholds_from_json(classes: tuple[str, ...], content: Mapping[str, Any] | None) -> tuple[Threshold, ...] | None:
+def thresholds_from_json(
+    classes: tuple[str, ...], content: Mapping[str, Any] | None, groups: Sequence[frozenset[str]]
+) -> tuple[Threshold, ...] | None:
+    """What `thresholds_to_json` wrote."""
     if content is None:
         return None
     source: Literal["val", "default", "given"]
     chosen = []
     for name in classes:
         source = content[name]["source"]
-        chosen.append(Threshold(float(content[name]["value"]), source, frozenset(content[name]["tuned_on"])))
+        chosen.append(Threshold(float(content[name]["value"]), source, groups[content[name]["tuned_on"]]))
     return tuple(chosen)
+
+
+def calibration_to_json(scale: Calibration | None, number: Callable[[frozenset[str]], Any]) -> dict[str, Any] | None:
+    """A calibration; ``number`` says how the patients it was fitted on are written."""
+    if scale is None:
+        return None
+    return {
+        "kind": scale.kind,
+        "scale": list(scale.scale),
+        "offset": list(scale.offset),
+        "source": scale.source,
+        "knots": scale.knots,
+        "tuned_on": number(scale.tuned_on),
+    }
+
+
+def calibration_from_json(content: Mapping[str, Any] | None, groups: Sequence[frozenset[str]]) -> Calibration | None:
+    """What `calibration_to_json` wrote."""
+    if content is None:
+        return None
+    return Calibration(
+        tuple(map(float, content["scale"])),
+        tuple(map(float, content["offset"])),
+        str(content["source"]),
+        tuple((tuple(map(float, places)), tuple(map(float, values))) for places, values in content["knots"]),
+        groups[content["tuned_on"]],
+        str(content["kind"]),
+    )

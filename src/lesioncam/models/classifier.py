@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # maps and logits keep full precision
             maps = self.head(features.float())
         inside = None if valid is None else shrink_valid(valid, maps.shape[2:])
-        return ClassifierOutput(self.pool(maps, features, inside), maps, inside)
+        return ClassifierOutput(self.pool(maps, features, inside), maps, inside, features)
 
 
 def shrink_valid(valid: Tensor, grid: torch.Size | tuple[int, ...]) -> Tensor:

@@ -15,7 +15,7 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import CaseResult, Threshold
 
-__all__ = ["analyse", "decisions_of", "thresholds_of"]
+__all__ = ["analyse", "decisions_of", "probabilities_of", "thresholds_of"]
 
 
 def analyse(
@@ -42,18 +42,27 @@ def analyse(
     validate_image(pixels, source)
     sample = classifier.preprocess(pixels, source)
     method = find(classifier.card.config.map, METHODS, "map method")
-    logits, heatmap = method(classifier, sample)
+    logits, heatmap, features = method(classifier, sample)
     segmentation = segment(heatmap, thresholds_of(classifier, threshold))
     return CaseResult(
         id=name or Path(source).name,
         image=source,
         classes=classifier.classes,
         logits=logits,
-        probabilities=expit(logits.astype(np.float64)).astype(np.float32),
+        probabilities=probabilities_of(classifier, logits),
         decisions=decisions_of(classifier),
         heatmap=heatmap,
         segmentation=segmentation,
+        features=features,
     )
+
+
+def probabilities_of(classifier: TrainedClassifier, logits: np.ndarray) -> np.ndarray:
+    """Image probabilities ``(K,)``: the sigmoid, or what was fitted on validation."""
+    scale = classifier.card.image_calibration
+    if scale is None:
+        return np.asarray(expit(logits.astype(np.float64)), dtype=np.float32)
+    return scale.probability(logits.astype(np.float64))
 
 
 def thresholds_of(classifier: TrainedClassifier, threshold: str | float = "val") -> tuple[Threshold, ...]:

@@ -1,15 +1,13 @@
-"""Thresholds from validation, and the measurement of one split: the only place where a model meets the truth."""
+"""The measurement of one split: the only place where what was trained meets the truth."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,68 +16,49 @@ from torch import Tensor
 from lesioncam.data.io import read_image
 from lesioncam.data.preprocess import display_image
 from lesioncam.data.table import SPLITS, Table, digest, read_table
-from lesioncam.errors import RunError
-from lesioncam.evaluation.cases import Truth, case_rows, read_cases, write_cases
-from lesioncam.evaluation.controls import CONTROLS, ControlMap, MeanMask, Scene, control_maps
+from lesioncam.errors import LesioncamError, OptionError, RunError
+from lesioncam.evaluation.cases import Truth, View, Watch, case_rows, read_cases, write_cases
+from lesioncam.evaluation.controls import BOUNDS, READER, ControlMap, resolution_ceiling
 from lesioncam.evaluation.gallery import RULE, pick_gallery
-from lesioncam.evaluation.ledger import open_split
-from lesioncam.evaluation.protocol import check_roles, patient_digest, require_validation
+from lesioncam.evaluation.ledger import Ledger, open_split, side_file
+from lesioncam.evaluation.protocol import check_roles, key_mark, patient_digest, roles_digest
+from lesioncam.evaluation.shortcut import Shortcut, probe_data
+from lesioncam.evaluation.subgroups import strata_table, subgroup_table
 from lesioncam.evaluation.summary import curves, summarise
+from lesioncam.explanation.sanity import map_similarity, randomised
 from lesioncam.files import RunFolder, read_json, write_json, write_with
-from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, update_card
+from lesioncam.models.checkpoint import card_from_json, load_classifier
+from lesioncam.pipeline.calibrate import Beside, classifier_subject
 from lesioncam.pipeline.case import analyse
-from lesioncam.pipeline.truth import read_masks, read_truth
-from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
-from lesioncam.types import Calibration, CaseResult, Record, Threshold
+from lesioncam.pipeline.foreign import ForeignMaps, foreign_subject
+from lesioncam.pipeline.leaks import Leak, without_leaks
+from lesioncam.pipeline.part import Part, Progress, Seen, Subject, run_key, silent
+from lesioncam.types import CaseResult, Threshold
 
-__all__ = ["Progress", "calibrate", "measure", "run_table"]
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[Iterator[Any], int, str], Iterator[Any]]
-"""Wraps a stream to show how far it is: (stream, length, what)."""
-
-
-def silent(stream: Iterator[Any], _length: int, _what: str) -> Iterator[Any]:
-    """Show nothing."""
-    return stream
+__all__ = ["Asked", "digests_of", "load_subject", "measure", "run_table", "table_roles"]
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One split of a run, ready to be walked through."""
+class Asked:
+    """How a split is measured.
 
-    table: Table
-    classifier: TrainedClassifier
-    key: bytes
+    Attributes:
+        threshold: of the maps: ``val`` (chosen on validation), ``default`` (.5) or a probability.
+        metrics: the short table, or ``all``.
+        by: columns of the table by which groups are reported.
+        leaks: near-copies of training or tuning images in this split: ``refuse``, or ``drop`` them, counted.
+        bound: folder with the maps or masks of a supervised model, the upper mark.
+        sanity: also compare each map with that of the same network with random weights.
+        pooling: the user's own callable, where the run was trained with one.
+    """
 
-    @property
-    def labels(self) -> np.ndarray:
-        policy = self.classifier.card.config.table
-        return self.table.labels(uncertain=policy.uncertain, blank=policy.blank)
-
-    @property
-    def digests(self) -> list[str]:
-        return [patient_digest(self.key, str(patient)) for patient in self.table.patients()]
-
-    def walk(self, threshold: str | float) -> Iterator[tuple[CaseResult, Truth]]:
-        """Each image through the whole path, beside its truth."""
-        for record, labels, patient in zip(self.table.records(), self.labels, self.digests, strict=True):
-            result = analyse(self.classifier, record.image, name=record.id, threshold=threshold)
-            yield result, self.truth(record, labels, patient, result.heatmap.geometry.native)
-
-    def truth(self, record: Record, labels: np.ndarray, patient: str, size: tuple[int, ...]) -> Truth:
-        return read_truth(record, self.table.classes, [float(v) for v in labels], size, patient)
-
-    def mean_masks(self) -> MeanMask:
-        """Mean mask of each class; each image is only opened for its size where it has a mask."""
-        mean = MeanMask(self.table.classes)
-        for record, labels in zip(self.table.records(), self.labels, strict=True):
-            if record.masks:
-                size = read_image(record.image).shape[:2]
-                for name, mask in read_masks(record, self.table.classes, labels, size).items():
-                    mean.add(self.table.classes.index(name), mask)
-        return mean
+    threshold: str | float = "val"
+    metrics: Literal["default", "all"] = "default"
+    by: tuple[str, ...] = ()
+    leaks: Literal["refuse", "drop"] = "refuse"
+    bound: Path | None = None
+    sanity: bool = False
+    pooling: Callable[..., Tensor] | None = None
 
 
 def run_table(folder: RunFolder) -> Table:
@@ -93,141 +72,252 @@ def run_table(folder: RunFolder) -> Table:
     return read_table(folder.table)
 
 
-def calibrate(
-    folder: RunFolder, *, pooling: Callable[..., Tensor] | None = None, progress: Progress = silent
-) -> TrainedClassifier:
-    """Choose thresholds and the controls' means on validation, and write them beside the model.
-
-    Map thresholds maximise the mean per-image Dice of each class (resize, then threshold); a class without masks gets
-    .5, called ``default``. Image thresholds maximise Youden's J.
+def load_subject(folder: RunFolder, pooling: Callable[..., Tensor] | None = None) -> Subject:
+    """What a run folder measures: its classifier, or the maps of another tool.
 
     Raises:
-        RunError: if the run has no model.
+        RunError: if it holds neither.
     """
+    if folder.maps.is_file():
+        content = read_json(folder.maps)
+        card = card_from_json(folder.maps, content["card"])
+        maps = ForeignMaps((folder.root / read_json(folder.source)["maps"]).resolve(), card.classes)
+        return foreign_subject(maps, card, str(content["method"]))
     classifier = load_classifier(folder.root, pooling=pooling)
-    part = _Part(run_table(folder).split(require_validation("val")), classifier, _key(folder))
-    means = part.mean_masks()
-    seed = classifier.card.config.seed
-    searches = {name: DiceSearch(len(classifier.classes)) for name in (classifier.card.config.map, *CONTROLS)}
-    scores = []
-    for result, truth in progress(part.walk("default"), len(part.table), "thresholds on val"):
-        scores.append(result.probabilities)
-        if not truth.masks:
-            continue
-        maps = {result.heatmap.method: result.heatmap.probability()}
-        maps |= control_maps(Scene(result.id, result.heatmap, means, seed))
-        for name, mask in truth.masks.items():
-            k = classifier.classes.index(name)
-            for method, search in searches.items():
-                search.add(k, maps[method][k], mask)
-    tuned = frozenset(part.digests)
-    asked = classifier.card.config.threshold
-    thresholds = {name: fitted_thresholds(search.best(), tuned) for name, search in searches.items()}
-    if asked != "val":
-        own = Threshold(DEFAULT, "default") if asked == "default" else Threshold(float(asked), "given")
-        thresholds[classifier.card.config.map] = (own,) * len(classifier.classes)
-    decisions = tuple(
-        Threshold(decision_threshold(column, truth), "val", tuned)
-        for column, truth in zip(np.array(scores).T, part.labels.T, strict=True)
-    )
-    means.save(_controls(folder).with_suffix(".npz"))
-    chosen = {name: [{"value": t.value, "source": t.source} for t in thresholds[name]] for name in CONTROLS}
-    write_json(_controls(folder), chosen)
-    update_card(
-        folder,
-        thresholds=thresholds[classifier.card.config.map],
-        decisions=decisions,
-        calibration=Calibration.of_classifier(len(classifier.classes)),
-    )
-    return load_classifier(folder.root, pooling=pooling)
+    return classifier_subject(classifier, _configuration(folder))
 
 
-def measure(
-    folder: RunFolder,
-    split: str = "val",
-    *,
-    threshold: str | float = "val",
-    pooling: Callable[..., Tensor] | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Measure one split and write cases.csv, metrics.csv, curves.npz, gallery.csv, arrays and summary.json.
+def measure(folder: RunFolder, split: str = "val", asked: Asked = Asked(), *, progress: Progress = silent) -> Path:
+    """Measure one split and write cases.csv, metrics.csv, curves.npz, gallery.csv, arrays, summary.json and more.
 
     Args:
         folder: a calibrated run.
-        split: ``val`` or ``test``; opening test is counted in the ledger before anything is read.
-        threshold: ``val`` (chosen on validation), ``default`` (.5) or a probability.
-        pooling: the user's own callable, where the run was trained with one.
+        split: ``val`` or ``test``; opening test is counted in the ledger before any label is looked at.
+        asked: how.
         progress: how to show how far it is.
 
     Raises:
         RunError: for a split without images, or a run without thresholds.
-        LesioncamError: if a patient would play two roles.
+        LesioncamError: if a patient or an image would play two roles.
     """
     table = run_table(folder)
-    classifier = load_classifier(folder.root, pooling=pooling)
-    part = _Part(table.split(split), classifier, _key(folder))
-    if not len(part.table):
-        present = ", ".join(name for name in SPLITS if len(table.split(name))) or "none"
-        raise RunError(f"the table has no images in split {split!r}; splits with images: {present}.")
-    if classifier.card.thresholds is None and threshold == "val":
-        raise RunError(
-            f"{folder.root} has no thresholds yet; finish it with --resume, or use --threshold default (.5)."
-        )
-    members = {name: _Part(table.split(name), classifier, part.key).digests for name in SPLITS}
-    applied = (*(classifier.card.thresholds or ()), *(classifier.card.decisions or ()))
-    optimistic = check_roles(members, split, applied)
-    ledger = open_split(folder.ledger, split, _configuration(folder), digest(table))
+    subject = load_subject(folder, asked.pooling)
+    _expect_ready(folder, table, subject, split, asked)
+    key = run_key(folder)
+    optimistic = _check(folder, table, subject, split, key)
+    part, leaks = without_leaks(folder, table, Part(table.split(split), subject, key), asked.leaks)
+    _check_columns(part.table, asked.by)
+    ledger = _open(folder, split, subject, table, asked.threshold)
 
     place = folder.evaluation(split)
-    rows, names = _measure_cases(part, folder, place, threshold, progress)
-    write_cases(place / "cases.csv", rows)
+    walk = _Walk(part, place, Beside.load(folder, subject.card.config.seed), asked, _bound(asked, subject))
+    walk.run(split, progress)
+    write_cases(place / "cases.csv", walk.rows)
     cases = read_cases(place / "cases.csv")
-    config = classifier.card.config
-    metrics = summarise(cases, exclusive=table.exclusive, draws=config.draws, seed=config.seed)
-    write_with(place / "metrics.csv", lambda p: metrics.to_csv(p, index=False, lineterminator="\n"))
-    points = curves(cases)
-    write_with(place / "curves.npz", lambda p: np.savez_compressed(p, **points))  # type: ignore[arg-type]
-    _write_gallery(part, cases, names, place, threshold)
-    facts = _facts(part, table, cases, members) | {
-        "thresholds_chosen_here": optimistic,
-        "test_opened": ledger.times,
-        "configurations": ledger.configurations,
-    }
-    write_json(place / "summary.json", facts)
+    _write_tables(place, cases, part, walk, asked)
+    _write_shortcut(place, folder, walk)
+    _write_gallery(part, cases, walk.names, place, asked.threshold)
+    facts = _facts(part, table, cases, key) | _conduct(part, ledger, leaks, walk)
+    if asked.sanity:
+        facts["sanity"] = _sanity(folder, part, asked)
+    write_json(place / "summary.json", facts | {"thresholds_chosen_here": optimistic})
     return place
 
 
-def _measure_cases(
-    part: _Part, folder: RunFolder, place: Path, threshold: str | float, progress: Progress
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows of cases.csv, and the array file of each image."""
-    means, given = _chosen_controls(folder)
-    seed = part.classifier.card.config.seed
-    rows: list[dict[str, Any]] = []
-    names: dict[str, str] = {}
-    for result, truth in progress(part.walk(threshold), len(part.table), f"measuring {truth_name(part)}"):
-        controls = {}
-        if given and (truth.masks or truth.boxes or truth.healthy):
-            maps = control_maps(Scene(result.id, result.heatmap, means, seed))
-            controls = {name: ControlMap(maps[name], given[name]) for name in maps}
-        rows += case_rows(result, truth, controls)
-        names[result.id] = f"{_slug(result.id)}.npz"
-        _write_arrays(place / "arrays" / names[result.id], result)
-    return rows, names
+# ---- before anything is looked at --------------------------------------------------------------------------------
 
 
-def _chosen_controls(folder: RunFolder) -> tuple[MeanMask, dict[str, list[Threshold]]]:
-    """The controls' mean masks and thresholds; none for a model that was never calibrated."""
-    if not _controls(folder).is_file():
-        return MeanMask(()), {}
-    chosen = read_json(_controls(folder))
-    given = {name: [Threshold(t["value"], t["source"]) for t in chosen[name]] for name in CONTROLS}
-    return MeanMask.load(_controls(folder).with_suffix(".npz")), given
+def _expect_ready(folder: RunFolder, table: Table, subject: Subject, split: str, asked: Asked) -> None:
+    if not len(table.split(split)):
+        present = ", ".join(name for name in SPLITS if len(table.split(name))) or "none"
+        raise RunError(f"the table has no images in split {split!r}; splits with images: {present}.")
+    if subject.card.thresholds is None and asked.threshold == "val":
+        raise RunError(
+            f"{folder.root} has no thresholds yet; finish it with --resume, or use --threshold default (.5)."
+        )
 
 
-def truth_name(part: _Part) -> str:
-    """The split's name."""
-    return str(part.table.frame["split"].iloc[0])
+def _check(folder: RunFolder, table: Table, subject: Subject, split: str, key: bytes) -> bool:
+    """Refuse whatever could let the test set in; True if something was chosen on these very patients."""
+    card = subject.card
+    if card.key_mark and card.key_mark != key_mark(key):
+        raise LesioncamError(
+            f"{folder.key} is not the secret this model was made with, so nobody can tell whom it has seen; "
+            "restore the run's log folder."
+        )
+    if card.roles and card.roles != table_roles(table):
+        raise LesioncamError(
+            f"{folder.table.name} is not the one this run began with: images, patients or splits were changed since. "
+            "Restore it, or train again on the new split."
+        )
+    members = {name: digests_of(table.split(name), key) for name in SPLITS}
+    return check_roles(members, split, subject.chosen, card.trained_on)
+
+
+def table_roles(table: Table) -> str:
+    """Digest of who is in which split."""
+    frame = table.frame
+    return roles_digest(tuple(frame["id"]), tuple(frame["split"]), tuple(table.patients()))
+
+
+def digests_of(table: Table, key: bytes) -> list[str]:
+    """The patient of each row."""
+    return [patient_digest(key, str(patient)) for patient in table.patients()]
+
+
+def _check_columns(table: Table, by: Sequence[str]) -> None:
+    """Columns are known before the labels are opened."""
+    known = sorted({str(name).removeprefix("extra:") for name in table.frame} - _OURS)
+    if unknown := [name for name in by if name not in known]:
+        raise OptionError(f"--by {unknown[0]}: the table has no such column; it has {', '.join(known)}.")
+
+
+_OURS = frozenset({"row", "id", "image", "name", "patient", "negative", "masks", "boxes", "readers", "verified"})
+
+
+def _open(folder: RunFolder, split: str, subject: Subject, table: Table, threshold: str | float) -> Ledger:
+    """Count a look at test, in the run and beside the user's table; another threshold is another configuration."""
+    named = f"{subject.digest}\0{threshold}".encode()
+    configuration = hashlib.sha256(named).hexdigest()[:16]
+    places = [folder.ledger]
+    if folder.source.is_file() and (given := read_json(folder.source).get("table")):
+        origin = (folder.root / given).resolve()
+        places += [side_file(origin)] if origin.is_file() else []
+    return open_split(places, split, configuration, digest(table.split("test")))
+
+
+def _bound(asked: Asked, subject: Subject) -> ForeignMaps | None:
+    return None if asked.bound is None else ForeignMaps(asked.bound, subject.card.classes)
+
+
+# ---- the walk ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Walk:
+    """One pass over the images; keeps rows and vectors, no pictures."""
+
+    part: Part
+    place: Path
+    beside: Beside
+    asked: Asked
+    bound: ForeignMaps | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    extended: Any = None
+    shortcut: Shortcut = field(init=False)
+    grid: tuple[int, ...] = ()
+    spacing: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.shortcut = Shortcut(self.part.subject.card.classes)
+
+    def run(self, split: str, progress: Progress) -> None:
+        """Measure every image."""
+        watch: Watch | None = None
+        if self.asked.metrics == "all":
+            from lesioncam.evaluation.extended import ExtendedCases
+
+            self.extended, watch = ExtendedCases(), self._extend
+        for seen in progress(self.part.walk(self.asked.threshold), len(self.part.table), f"measuring {split}"):
+            result, truth = seen.result, seen.truth
+            self.grid, self.spacing = result.heatmap.raw.shape[1:], result.heatmap.geometry.spacing
+            self.rows += case_rows(result, truth, self._beside(seen), watch)
+            self.names[result.id] = f"{_slug(result.id)}.npz"
+            _write_arrays(self.place / "arrays" / self.names[result.id], result)
+            self.shortcut.add(
+                result.id, truth.patient, truth.labels, _evidence(seen), seen.pixels, scores=result.logits
+            )
+
+    def _extend(self, key: tuple[str, str, str], view: View, truth: Truth) -> None:
+        self.extended.add(key, view, truth, self.spacing)
+
+    def _beside(self, seen: Seen) -> dict[str, ControlMap]:
+        """Controls, bounds and readers of one image, where truth allows a comparison."""
+        classes, truth = seen.result.classes, seen.truth
+        located = [k for k, name in enumerate(classes) if truth.located(name)]
+        wanted = list(range(len(classes))) if truth.healthy else located
+        if not wanted:
+            return {}
+        drawn = self.beside.draw(seen, wanted)
+        readers = {f"{READER}{name}": _as_map(masks, classes) for name, masks in truth.readers.items()}
+        return drawn | self._marks(seen, located) | readers
+
+    def _marks(self, seen: Seen, located: Sequence[int]) -> dict[str, ControlMap]:
+        """What is possible: for this grid, and for a supervised model."""
+        classes, masks = seen.result.classes, seen.truth.masks
+        with_mask = [k for k in located if np.any(masks.get(classes[k], False))]
+        best = {k: resolution_ceiling(seen.result.heatmap, masks[classes[k]]) for k in with_mask}
+        levels = {k: Threshold(one.threshold, "given") for k, one in best.items()}
+        marks = {BOUNDS[0]: ControlMap({k: one.map for k, one in best.items()}, levels)}
+        if self.bound is not None:
+            native = seen.result.heatmap.geometry.native
+            maps = enumerate(self.bound.read(seen.record, native))
+            given = {k: _fit(one, native) for k, one in maps if one is not None}
+            marks[BOUNDS[1]] = ControlMap(given, [Threshold(0.5, "given")] * len(classes))
+        return marks
+
+
+def _evidence(seen: Seen) -> np.ndarray:
+    """Raw maps on the image's own grid, where a finding is present; elsewhere nobody asks for them."""
+    heatmap = seen.result.heatmap
+    if any(label == 1 for label in seen.truth.labels):
+        return heatmap.native()
+    return np.broadcast_to(np.float32(0), (len(heatmap.classes), *heatmap.geometry.native))
+
+
+def _as_map(masks: Any, classes: Sequence[str]) -> ControlMap:
+    maps = {classes.index(name): np.asarray(mask, dtype=np.float32) for name, mask in masks.items()}
+    return ControlMap(maps, [Threshold(0.5, "given")] * len(classes))
+
+
+def _fit(one: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
+    """A supervised model's map on the image's own grid."""
+    from lesioncam.geometry import Geometry
+
+    return one if one.shape == native else Geometry.letterbox(native, native).to_native(one[None])[0]
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def _write_tables(place: Path, cases: pd.DataFrame, part: Part, walk: _Walk, asked: Asked) -> None:
+    config, exclusive = part.subject.card.config, part.table.exclusive
+    options: dict[str, Any] = {"exclusive": exclusive, "draws": config.draws, "seed": config.seed}
+    metrics = summarise(cases, **options)
+    if asked.metrics == "all":
+        from lesioncam.evaluation.extended import read_extended, summarise_extended
+
+        walk.extended.save(place)
+        rest = summarise_extended(cases, *read_extended(place), **options)
+        metrics = pd.concat([metrics, rest], ignore_index=True)
+    else:
+        for stale in ("extended.csv", "sweeps.npz"):
+            (place / stale).unlink(missing_ok=True)
+    _write_csv(place / "metrics.csv", metrics)
+    points = curves(cases)
+    write_with(place / "curves.npz", lambda p: np.savez_compressed(p, **points))  # type: ignore[arg-type]
+    frame = part.table.frame.rename(columns=lambda name: str(name).removeprefix("extra:")).set_index("id")
+    groups = [strata_table(cases, **options)]
+    if asked.by:
+        groups.insert(0, subgroup_table(cases, frame, list(asked.by), **options))
+    _write_csv(place / "subgroups.csv", pd.concat(groups, ignore_index=True))
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
+
+
+def _write_shortcut(place: Path, folder: RunFolder, walk: _Walk) -> None:
+    """What the evidence outside the body, and two classifiers that cannot see a lesion, give away."""
+    config = walk.part.subject.card.config
+    train = replace(walk.part, table=run_table(folder).split("train"))
+    if len(train.table):
+        walk.shortcut.train(probe_data((read_image(record.image), labels) for record, labels, _ in train.records()))
+    write_json(place / "shortcut.json", walk.shortcut.result(draws=config.draws, seed=config.seed))
+
+
+# ---- arrays and gallery ------------------------------------------------------------------------------------------
 
 
 def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
@@ -246,42 +336,41 @@ def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
     )
 
 
-def _write_gallery(
-    part: _Part, cases: pd.DataFrame, names: dict[str, str], place: Path, threshold: str | float
-) -> None:
+def _write_gallery(part: Part, cases: pd.DataFrame, names: dict[str, str], place: Path, threshold: str | float) -> None:
     """The chosen images once more, with pixels, for a report that needs the run folder only."""
     gallery = pick_gallery(cases)
     wanted = set(gallery["image"])
     rows = [i for i, name in enumerate(part.table.frame["id"]) if name in wanted]
-    few = _Part(part.table.take(rows), part.classifier, part.key)
-    paths = dict(zip(few.table.frame["id"], few.table.frame["image"], strict=True))
-    for result, truth in few.walk(threshold):
-        native = result.heatmap.geometry.native
-        masks = [truth.masks.get(name, np.zeros(native, dtype=bool)) for name in result.classes]
+    for seen in replace(part, table=part.table.take(rows)).walk(threshold):
+        result, truth = seen.result, seen.truth
+        masks = [truth.masks.get(name, np.zeros(result.heatmap.geometry.native, dtype=bool)) for name in result.classes]
         known = [name in truth.masks or label == 0 for name, label in zip(result.classes, truth.labels, strict=True)]
         _write_arrays(
             place / "arrays" / names[result.id],
             result,
-            image=display_image(read_image(paths[result.id])),
+            image=display_image(seen.pixels),
             probability=result.heatmap.probability().astype(np.float16),
             masks=result.segmentation.masks,
             truth=np.stack(masks),
             truth_known=np.array(known),
         )
-    gallery = gallery.assign(file=[names[image] for image in gallery["image"]])
-    write_with(place / "gallery.csv", lambda p: gallery.to_csv(p, index=False, lineterminator="\n"))
+    _write_csv(place / "gallery.csv", gallery.assign(file=[names[image] for image in gallery["image"]]))
 
 
-def _facts(part: _Part, table: Table, cases: pd.DataFrame, members: dict[str, list[str]]) -> dict[str, Any]:
-    card = part.classifier.card
-    own = cases[cases["method"] == card.config.map]
+# ---- summary.json ------------------------------------------------------------------------------------------------
+
+
+def _facts(part: Part, table: Table, cases: pd.DataFrame, key: bytes) -> dict[str, Any]:
+    card, method = part.subject.card, part.subject.method
+    own = cases[cases["method"] == method]
     images = own.drop_duplicates("image")
     masked = own[own["has_mask"] == 1]
     thresholds = card.thresholds or ()
     return {
-        "split": truth_name(part),
-        "method": card.config.map,
-        "pooling": card.config.pooling.kind,
+        "split": str(part.table.frame["split"].iloc[0]),
+        "method": method,
+        "foreign": part.subject.foreign,
+        "pooling": None if part.subject.foreign else card.config.pooling.kind,
         "classes": list(card.classes),
         "negative": list(table.negative),
         "exclusive": table.exclusive,
@@ -290,7 +379,7 @@ def _facts(part: _Part, table: Table, cases: pd.DataFrame, members: dict[str, li
         "healthy_images": int((images["healthy"] == 1).sum()),
         "images_with_masks": int(masked["image"].nunique()),
         "images_by_split": {name: len(table.split(name)) for name in SPLITS},
-        "patients_by_split": {name: len(set(members[name])) for name in SPLITS},
+        "patients_by_split": {name: len(set(digests_of(table.split(name), key))) for name in SPLITS},
         "label_counts": _label_counts(table),
         "patient_rule": table.patient_rule,
         "thresholds": {
@@ -299,10 +388,58 @@ def _facts(part: _Part, table: Table, cases: pd.DataFrame, members: dict[str, li
         "threshold_patients": len(thresholds[0].tuned_on) if thresholds else 0,
         "seed": card.config.seed,
         "draws": card.config.draws,
-        "leaks": [],  # a patient in two splits never gets this far; near-copies are another check's business
         "healthy_cold": _healthy_cold(own),
         "question": _question(card.classes),
         "gallery_rule": RULE,
+    }
+
+
+def _conduct(part: Part, ledger: Ledger, leaks: Sequence[Leak], walk: _Walk) -> dict[str, Any]:
+    """How honestly it was measured."""
+    config = part.subject.card.config
+    missing, broken = part.subject.gaps()
+    facts: dict[str, Any] = {
+        "leaks": [leak.facts() for leak in leaks],
+        "leaks_checked": True,
+        "dropped": len({leak.image for leak in leaks}),
+        "ledger": {"times": ledger.times, "configurations": ledger.configurations, "shared": ledger.shared},
+        "test_opened": ledger.times,
+        "configurations": ledger.configurations,
+        "missing_maps": missing,
+        "undefined_maps": broken,
+        "calibration": {
+            "images": config.calibration,
+            "maps": config.map_calibration,
+            "rule": config.operating_point,
+        },
+        "ceiling_grid": list(walk.grid),
+        "metrics": walk.asked.metrics,
+    }
+    verified = part.table.verified()
+    if verified is not None:
+        facts["verified"] = {"rows": int(verified.sum()), "of": len(part.table)}
+    return facts
+
+
+_CHECKED = 50
+"""So many images are enough to see whether maps depend on the weights."""
+
+
+def _sanity(folder: RunFolder, part: Part, asked: Asked) -> dict[str, Any]:
+    """How like the maps are to those of the same network with random weights, over the first images of the split."""
+    if part.subject.foreign:
+        raise OptionError("--sanity needs a model whose weights can be randomised; another tool's maps have none.")
+    trained = load_classifier(folder.root, pooling=asked.pooling)
+    fresh, found = randomised(trained, part.subject.card.config.seed), []
+    for record in part.table.records()[:_CHECKED]:
+        pixels = read_image(record.image)
+        pair = [analyse(model, pixels, name=record.id, threshold="default").heatmap.raw for model in (trained, fresh)]
+        found += [map_similarity(a, b) for a, b in zip(*pair, strict=True)]
+    known = [value for value in found if not np.isnan(value)]
+    return {
+        "similarity": float(np.mean(np.abs(known))) if known else None,
+        "maps": len(known),
+        "flat": len(found) - len(known),
     }
 
 
@@ -329,17 +466,6 @@ def _label_counts(table: Table) -> dict[str, dict[str, int]]:
 
 def _question(classes: Sequence[str]) -> str:
     return f"Which images show {', '.join(classes)}, and where?"
-
-
-def _controls(folder: RunFolder) -> Path:
-    return folder.root / "evaluate" / "controls.json"
-
-
-def _key(folder: RunFolder) -> bytes:
-    """The run's secret for patient digests, made on first use."""
-    if not folder.key.is_file():
-        write_with(folder.key, lambda p: p.write_text(secrets.token_hex(16)))
-    return folder.key.read_text().strip().encode()
 
 
 def _configuration(folder: RunFolder) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,24 +17,37 @@ import yaml
 from torch import Tensor
 
 from lesioncam.config import CustomPool, RunConfig, make_config
-from lesioncam.data.check import check_table, require
+from lesioncam.data.check import CheckReport, check_table, require
 from lesioncam.data.split import split_table
 from lesioncam.data.table import SPLITS, Table, digest, read_table, write_table
 from lesioncam.errors import OptionError, RunError, TableError
+from lesioncam.evaluation.protocol import key_mark
 from lesioncam.files import RunFolder, read_json, write_json, write_text
+from lesioncam.lookup import find
 from lesioncam.models.backbone import measure_origin
-from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, save_classifier
+from lesioncam.models.checkpoint import (
+    ModelCard,
+    TrainedClassifier,
+    load_classifier,
+    save_classifier,
+    update_card,
+)
 from lesioncam.models.pooling import name_of
+from lesioncam.pipeline.adopt_maps import adopt_maps
+from lesioncam.pipeline.calibrate import calibrate
 from lesioncam.pipeline.case import analyse
-from lesioncam.pipeline.measure import calibrate, measure, run_table, silent
+from lesioncam.pipeline.leaks import keep_prints
+from lesioncam.pipeline.measure import Asked, digests_of, measure, run_table, table_roles
+from lesioncam.pipeline.part import run_key, silent
 from lesioncam.pipeline.provenance import collect, write_provenance
 from lesioncam.pipeline.recipe import load_config
 from lesioncam.pipeline.write import Prediction, write_predictions
 from lesioncam.reporting.html import write_report
+from lesioncam.segmentation.threshold import parse_rule
 from lesioncam.training.fit import Plan, fit, plan
-from lesioncam.types import CaseResult
+from lesioncam.types import CaseResult, Chosen
 
-__all__ = ["Run", "demo", "evaluate", "plan_run", "predict", "prepare", "report", "run", "train"]
+__all__ = ["Run", "demo", "evaluate", "evaluate_maps", "plan_run", "predict", "prepare", "report", "run", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,25 +87,39 @@ class Run:
         return load_classifier(self.folder, pooling=pooling)
 
 
-def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True) -> Table:
+def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True) -> tuple[Table, CheckReport]:
     """Read where need be, check everything, and split by patient where the table has no split.
 
+    Returns:
+        The table with a split, and what the check found (its perceptual prints among it).
+
     Raises:
-        TableError: listing all that is wrong, with row numbers.
+        TableError: listing all that is wrong, with row numbers; near-identical images in two splits are wrong.
+    """
+    ready, found = checked(table, config, files=files)
+    for name in ("train", "val"):
+        if not len(ready.split(name)):
+            raise TableError(
+                f"{ready.source}: no image is in split {name!r}; training needs train and val. Use `lesioncam split`."
+            )
+    _require_two_sides(ready)
+    return ready, found
+
+
+def checked(table: Table | str | Path, config: RunConfig, *, files: bool = True) -> tuple[Table, CheckReport]:
+    """Read, check, and split where there is no split: patients and near-identical images stay together.
+
+    Raises:
+        TableError: listing all that is wrong.
     """
     if not isinstance(table, Table):
         table = read_table(table, config=config.table)
     policy = config.table
-    require(check_table(table, files=files, uncertain=policy.uncertain, blank=policy.blank))
+    found = check_table(table, files=files, duplicates=files, uncertain=policy.uncertain, blank=policy.blank)
+    require(found)
     if not any(len(table.split(name)) for name in SPLITS):
-        table = split_table(table, config.table.fractions, seed=config.seed)
-    for name in ("train", "val"):
-        if not len(table.split(name)):
-            raise TableError(
-                f"{table.source}: no image is in split {name!r}; training needs train and val. Use `lesioncam split`."
-            )
-    _require_two_sides(table)
-    return table
+        table = split_table(table, policy.fractions, seed=config.seed, pairs=found.pairs)
+    return table, found
 
 
 def run(
@@ -133,7 +161,7 @@ def run(
         _set_state(folder, "interrupted", "train")
         return trained
     _set_state(folder, "running", "evaluate")
-    measure(folder, "val", pooling=own, progress=bars)
+    measure(folder, "val", Asked(pooling=own), progress=bars)
     _set_state(folder, "done", "report")
     write_report(folder.root)
     return trained
@@ -166,16 +194,24 @@ def train(
         _refuse_existing(folder, overwrite=overwrite)
         if table is None:
             raise OptionError("no table was given; name one, or use --resume to go on with a run's own.")
-        ready = prepare(table, config)
+        given = _path_of(table)
+        ready, found = prepare(table, config)
         _check_network(config, own)
-        _start(folder, config, ready, overwrite=overwrite)
+        _start(folder, config, ready, overwrite=overwrite, found=found)
+        _remember_source(folder, table=given)
     _set_state(folder, "running", "train")
     fitted = fit(ready, config, folder, resume=resume, own_pool=own, progress=progress)
     origin = measure_origin(fitted.network.backbone, config.preprocess.channels)
+    key = run_key(folder)
+    met = {name: frozenset(digests_of(ready.split(name), key)) for name in ("train", "val")}
     card = ModelCard(
         classes=ready.classes,
         config=config,
         exclusive=ready.exclusive,
+        chosen=(Chosen("checkpoint", f"epoch {fitted.best_epoch}", met["val"]),),
+        trained_on=met["train"],
+        roles=table_roles(ready),
+        key_mark=key_mark(key),
         origin=origin,
         training={
             "best_epoch": fitted.best_epoch,
@@ -194,18 +230,18 @@ def evaluate(
     run: str | Path | Run,
     split: str = "val",
     *,
-    threshold: str | float = "val",
-    pooling: OwnPool | None = None,
     progress: bool = False,
+    **asked: Any,
 ) -> pd.DataFrame:
     """Measure a run on one split and rebuild its report; looking at test is counted.
 
     Args:
         run: the run, or its folder.
         split: ``val`` or ``test``.
-        threshold: ``val`` (chosen on validation), ``default`` (.5) or a probability.
-        pooling: your own callable, where the run was trained with one.
         progress: show a bar.
+        **asked: fields of :class:`lesioncam.pipeline.measure.Asked`: ``threshold`` (``val``, ``default`` or a
+            probability), ``metrics`` (``default`` or ``all``), ``by`` (columns of the table), ``leaks`` (``refuse`` or
+            ``drop``), ``bound`` (folder of a supervised model's maps), ``pooling`` (your own callable).
 
     Returns:
         The tidy table of ``metrics.csv``.
@@ -218,14 +254,89 @@ def evaluate(
         raise RunError(f"{folder.root} is no run folder (state.json is missing); give one that `lesioncam run` wrote.")
     if split not in ("val", "test"):
         raise OptionError(f"Unknown split {split!r}. Available: val, test.")
-    measure(folder, split, threshold=threshold, pooling=pooling, progress=_bars if progress else silent)
+    measure(folder, split, Asked(**asked), progress=_bars if progress else silent)
     write_report(folder.root)
     return Run(folder.root).metrics(split)
 
 
-def report(run: str | Path | Run) -> Path:
-    """Rebuild the HTML report from the run folder alone."""
-    return write_report(run.folder if isinstance(run, Run) else Path(run))
+def evaluate_maps(
+    maps: str | Path,
+    table: Table | str | Path,
+    out: str | Path,
+    split: str = "val",
+    *,
+    name: str | None = None,
+    config: RunConfig | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    **asked: Any,
+) -> pd.DataFrame:
+    """Measure the maps of another tool by the same protocol: thresholds from val, controls, intervals, report.
+
+    Args:
+        maps: a folder of maps, one per image and class (see `lesioncam.pipeline.foreign`).
+        table: with a split; its val images need maps too where thresholds are to be chosen.
+        out: the folder to make; evaluating again into it goes on with what was chosen.
+        split: ``val`` or ``test``.
+        name: what to call the method; by default the folder's name.
+        config: how the table is read; seed and draws of the intervals.
+        overwrite: replace an earlier folder.
+        progress: show bars.
+        **asked: as :func:`evaluate`.
+
+    Returns:
+        The tidy table of ``metrics.csv``.
+
+    Raises:
+        LesioncamError: if there is no map, no split, or an image would play two roles.
+    """
+    folder = RunFolder(Path(out))
+    bars = _bars if progress else silent
+    if not (folder.maps.is_file() and not overwrite):
+        _refuse_existing(folder, overwrite=overwrite)
+        settled = config or RunConfig()
+        parse_rule(settled.operating_point)
+        ready, found = checked(table, settled)
+        _start(folder, settled, ready, overwrite=overwrite, found=found)
+        _remember_source(folder, table=_path_of(table), maps=Path(maps))
+        adopt_maps(folder, Path(maps), name or Path(maps).resolve().name, bars)
+    measure(folder, split, Asked(**asked), progress=bars)
+    _set_state(folder, "done", "report")
+    write_report(folder.root)
+    return Run(folder.root).metrics(split)
+
+
+def recalibrate(
+    run: str | Path | Run, *, pooling: OwnPool | None = None, progress: bool = False, **options: Any
+) -> ModelCard:
+    """Choose scales, operating points and thresholds of a finished run anew, on validation.
+
+    Args:
+        run: the run, or its folder.
+        pooling: your own callable, where the run was trained with one.
+        progress: show a bar.
+        **options: ``calibration``, ``map_calibration``, ``operating_point``, ``threshold``; the others stay.
+
+    Returns:
+        The model's card, with what was chosen.
+
+    Raises:
+        OptionError: for another option.
+    """
+    known = ("calibration", "map_calibration", "operating_point", "threshold")
+    for name in options:
+        find(name, dict.fromkeys(known), "option of calibrate")
+    folder = RunFolder(run.folder if isinstance(run, Run) else Path(run))
+    card = load_classifier(folder.root, pooling=pooling).card
+    settled = make_config(card.config, **options)
+    parse_rule(settled.operating_point)
+    update_card(folder, config=settled, calibration=None, image_calibration=None)
+    return calibrate(folder, pooling=pooling, progress=_bars if progress else silent).card
+
+
+def report(run: str | Path | Run, *, share: bool = False) -> Path:
+    """Rebuild the HTML report from the run folder alone; ``share`` writes the version to give away."""
+    return write_report(run.folder if isinstance(run, Run) else Path(run), share=share)
 
 
 def predict(
@@ -274,7 +385,7 @@ def plan_run(table: Table | str | Path, *, config: RunConfig | None = None, **op
     """What a run would take on this machine; nothing is written."""
     own, options = _split_own_pool(options)
     settled = make_config(config, **options)
-    return plan(prepare(table, settled), settled, own_pool=own)
+    return plan(prepare(table, settled)[0], settled, own_pool=own)
 
 
 def demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progress: bool = False) -> Run:
@@ -327,9 +438,10 @@ def _require_two_sides(table: Table) -> None:
 
 
 def _check_network(config: RunConfig, own: OwnPool | None) -> None:
-    """Try what may be missing before anything is written: a name, a stride, a weights file, TensorBoard."""
+    """Try what may be missing before anything is written: a rule, a name, a stride, a weights file, TensorBoard."""
     from lesioncam.models.classifier import build_classifier
 
+    parse_rule(config.operating_point)
     build_classifier(config, 1, own_pool=own)
     if config.tensorboard and find_spec("tensorboard") is None:
         raise RunError(
@@ -349,15 +461,32 @@ def _refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
             raise RunError(f"{folder.root} is not a run of lesioncam, so it is not overwritten; choose another -o.")
 
 
-def _start(folder: RunFolder, config: RunConfig, table: Table, *, overwrite: bool) -> None:
+def _start(folder: RunFolder, config: RunConfig, table: Table, *, overwrite: bool, found: CheckReport) -> None:
+    """A fresh folder; the ledger stays, since the test labels were seen whatever is overwritten."""
     if overwrite:
-        for stale in ("model", "log", "evaluate", "report.html", "ledger.json"):
+        for stale in ("model", "log", "evaluate", "report.html", "maps.json"):
             place = folder.root / stale
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
     _set_state(folder, "running", "start")
     write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_table(table, folder.table)
     write_provenance(folder, collect(config.seed, digest(table)))
+    keep_prints(folder, table, found)
+
+
+def _path_of(table: Table | str | Path | None) -> Path | None:
+    """The user's own file, where there is one."""
+    return Path(table) if isinstance(table, str | Path) else None
+
+
+def _remember_source(folder: RunFolder, **places: Path | None) -> None:
+    """Where table and maps lie, as seen from the folder: the ledger is kept beside the table."""
+    known = {
+        name: Path(os.path.relpath(place.resolve(), folder.root.resolve())).as_posix()
+        for name, place in places.items()
+        if place is not None
+    }
+    write_json(folder.source, known)
 
 
 def _resumed(folder: RunFolder, config: RunConfig | None, options: dict[str, Any]) -> tuple[RunConfig, Table]:

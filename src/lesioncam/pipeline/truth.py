@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from lesioncam.data.io import read_mask
 from lesioncam.evaluation.cases import Truth
 from lesioncam.types import Record
 
-__all__ = ["read_masks", "read_truth"]
+__all__ = ["read_masks", "read_readers", "read_truth"]
 
 
 def read_masks(
@@ -51,4 +52,21 @@ def read_truth(
         split=str(record.split),
         masks=read_masks(record, classes, labels, size),
         boxes=record.boxes,
+        readers=read_readers(record, classes, labels, size),
     )
+
+
+def read_readers(
+    record: Record, classes: Sequence[str], labels: Sequence[float], size: tuple[int, ...]
+) -> dict[str, dict[str, np.ndarray]]:
+    """What each human reader drew, by class; a reader's plain mask belongs to every positive class of the row.
+
+    Raises:
+        LesioncamError: as :func:`read_masks`.
+    """
+    drawn = {}
+    for reader, masks in record.readers.items():
+        own = replace(record, masks=masks)
+        if found := read_masks(own, classes, labels, size):
+            drawn[reader] = found
+    return drawn

@@ -19,7 +19,7 @@ from lesioncam.errors import ImageError, LesioncamError, OptionError, RunError
 from lesioncam.files import write_with
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.pipeline.case import analyse
-from lesioncam.pipeline.measure import Progress
+from lesioncam.pipeline.part import Progress
 from lesioncam.reporting.overlay import overlay
 from lesioncam.types import CaseResult
 

@@ -1,4 +1,4 @@
-"""Plots of the report as inline SVG: drawn by matplotlib, coloured by the page (so that dark mode works)."""
+"""Plots of the report: inline SVG coloured by the page (so that dark mode works), and files for a paper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lesioncam.files import write_bytes, write_text
 from lesioncam.reporting.read import Evaluation
+from lesioncam.reporting.reliability import Reliability, reliability
 from lesioncam.reporting.words import Estimate, estimate, method_name, metric_name, number
 
-__all__ = ["Plot", "control_plots", "curve_plots", "history_plots"]
+__all__ = ["Plot", "control_plots", "curve_plots", "history_plots", "reliability_plots", "save_plots", "subgroup_plots"]
 
-INK, MUTED, RULE = "#1a1f24", "#5a636b", "#d4d9dd"
-THEME = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", "#0072b2": "var(--blue)"}
+INK, MUTED, RULE, PAPER = "#1a1f24", "#5a636b", "#d4d9dd", "#fefefe"
+THEME = {PAPER: "var(--paper)", INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", "#0072b2": "var(--blue)"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5558f", "#b07900", "#3f95c9")
 """Okabe and Ito, a little darker where white paper needs it."""
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 CLASSES_PER_PLOT = 6
+LINES_PER_PLOT = 60
+"""A longer control plot shows the mean of the classes only."""
+DPI = 200
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lesioncam",
@@ -55,11 +61,37 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """An inline SVG, its natural width in CSS pixels, and the words for those who do not see it."""
+    """An inline SVG, its natural width in CSS pixels, and the words for those who do not see it.
+
+    ``key`` is its name, ``file`` the SVG as it stands in a file, ``size`` and ``draw`` what it takes to draw it again.
+    """
 
     svg: str
     alt: str
     width: float
+    key: str
+    file: str
+    size: tuple[float, float]
+    draw: Callable[[Axes], None]
+
+
+def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
+    """Write every plot as SVG and PNG (200 dpi), the same bytes for the same numbers; older plots there go.
+
+    Args:
+        plots: with different keys.
+        folder: is made if need be and holds nothing else.
+    """
+    found = []
+    for plot in plots:
+        found.append(write_text(folder / f"{plot.key}.svg", plot.file))
+        stream = BytesIO()
+        _save(plot.size, plot.draw, stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        found.append(write_bytes(folder / f"{plot.key}.png", stream.getvalue()))
+    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+        if old not in found:
+            old.unlink()
+    return found
 
 
 def history_plots(history: pd.DataFrame, best: int | None) -> list[Plot]:
@@ -89,6 +121,87 @@ def control_plots(evaluation: Evaluation) -> list[Plot]:
     wanted = [("segmentation", "dice"), ("localisation", "pointing_game"), ("localisation", "box_hit_rate")]
     plots = [_control_plot(evaluation, task, metric) for task, metric in wanted]
     return [plot for plot in plots if plot is not None]
+
+
+def reliability_plots(evaluation: Evaluation, least: int = 1) -> list[Plot]:
+    """How often a finding is there when the score says so, up to six classes in one plot.
+
+    Args:
+        evaluation: of one split.
+        least: images in a bin at least; more of them make fewer bins.
+    """
+    plots = []
+    for start in range(0, len(evaluation.classes), CLASSES_PER_PLOT):
+        group = evaluation.classes[start : start + CLASSES_PER_PLOT]
+        found = {label: reliability(evaluation.cases, label, least) for label in group}
+        known = {label: one for label, one in found.items() if one is not None}
+        if known:
+            plots.append(_reliability(evaluation, group, known))
+    return plots
+
+
+def subgroup_plots(evaluation: Evaluation) -> list[Plot]:
+    """AUROC, Dice and pointing game of every group of every column, with intervals, for the mean of classes."""
+    rows = evaluation.subgroups
+    if rows.empty:
+        return []
+    rows = rows[(rows["class"] == evaluation.mean) & (rows["method"] == evaluation.method) & rows["value"].notna()]
+    wanted = [("classification", "auroc"), ("segmentation", "dice"), ("localisation", "pointing_game")]
+    parts = [rows[(rows["task"] == task) & (rows["metric"] == metric)] for task, metric in wanted]
+    return [_subgroups(evaluation, metric, part) for (_, metric), part in zip(wanted, parts, strict=True) if len(part)]
+
+
+def _reliability(evaluation: Evaluation, group: Sequence[str], found: dict[str, Reliability]) -> Plot:
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":", label="perfectly calibrated")
+        for i, label in enumerate(group):
+            if label in found:
+                one = found[label]
+                axes.plot(one.predicted, one.observed, linestyle=STYLES[i], color=COLOURS[i], marker="o", markersize=4,
+                          label=f" {label}: {_errors(evaluation, label, one)}")  # fmt: skip
+        axes.set(
+            title="Reliability, with calibration error", xlabel="mean probability", ylabel="share with the finding"
+        )
+        _square(axes)
+
+    said = "; ".join(f"{label}: {_errors(evaluation, label, one)}" for label, one in found.items())
+    return _plot(_key("reliability", evaluation, group), (3.7, 4.2), draw, f"Reliability plot. {said}.")
+
+
+def _errors(evaluation: Evaluation, label: str, one: Reliability) -> str:
+    """ECE and Brier score as metrics.csv has them, otherwise of the bins that are drawn."""
+    found = [estimate(evaluation, "classification", metric, label) for metric in ("ece", "brier")]
+    pairs = zip(("ECE", "Brier"), found, (one.ece, one.brier), strict=True)
+    return ", ".join(f"{name} {number(own if row is None else row.value)}" for name, row, own in pairs)
+
+
+def _subgroups(evaluation: Evaluation, metric: str, rows: pd.DataFrame) -> Plot:
+    lines: list[tuple[str, dict[Any, Any] | None]] = []
+    for column, part in rows.groupby("column", sort=False):
+        lines += [(str(column), None), *((str(row["group"]), row) for row in part.to_dict("records"))]
+
+    def draw(axes: Axes) -> None:
+        for y, (_, row) in enumerate(lines):
+            if row is not None:
+                one = Estimate(metric, row["value"], row["low"], row["high"], 0, 0, "")
+                _draw_estimate(axes, y, one, "own")
+        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{metric_name(metric)} with 95 % interval")
+        axes.set_yticks(range(len(lines)), [_group_tick(name, row) for name, row in lines])
+        axes.tick_params(axis="y", length=0)
+        for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
+            tick.set_fontweight("normal" if row is not None else "bold")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+
+    said = [f"{name}: {number(row['value'])}" if row is not None else name for name, row in lines]
+    size = (3.0, 0.75 + 0.2 * len(lines))
+    return _plot(f"subgroups-{evaluation.split}-{metric}", size, draw, f"{metric_name(metric)}. {'; '.join(said)}")
+
+
+def _group_tick(name: str, row: dict[Any, Any] | None) -> str:
+    if row is None:
+        return name
+    return f"{name} (n {str(row.get('said') or int(row['n'])).partition(' images')[0]})"
 
 
 def _history_plot(table: pd.DataFrame, best: int | None, title: str, columns: dict[str, str]) -> Plot | None:
@@ -152,16 +265,18 @@ def _precision_recall(evaluation: Evaluation, classes: Sequence[str]) -> Plot | 
 
 
 def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None:
-    lines = list(_control_lines(evaluation, task, metric))
+    lines = list(_control_lines(evaluation, task, metric, (*evaluation.classes, "macro")))
+    if len(lines) > LINES_PER_PLOT:
+        lines = list(_control_lines(evaluation, task, metric, (evaluation.mean,)))
     if not any(one is not None and one.known for _, _, one in lines):
         return None
 
     def draw(axes: Axes) -> None:
         for y, (_, method, one) in enumerate(lines):
             if one is not None:
-                _draw_estimate(axes, y, one, own=method == evaluation.method)
+                _draw_estimate(axes, y, one, _kind(evaluation, method))
         axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{metric_name(metric)} with 95 % interval")
-        axes.set_yticks(range(len(lines)), [method_name(method) or _heading(label) for label, method, _ in lines])
+        axes.set_yticks(range(len(lines)), [_tick(label, method) for label, method, _ in lines])
         axes.tick_params(axis="y", length=0)
         for tick, (_, method, _) in zip(axes.get_yticklabels(), lines, strict=True):
             tick.set_fontweight("normal" if method else "bold")
@@ -173,29 +288,44 @@ def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None
     return _plot(f"controls-{evaluation.split}-{metric}", size, draw, "; ".join(said))
 
 
-def _control_lines(evaluation: Evaluation, task: str, metric: str) -> Iterator[tuple[str, str, Estimate | None]]:
-    """Rows from top to bottom: a heading for each class, then the method, then the controls."""
-    for label in (*evaluation.classes, "macro"):
+def _control_lines(
+    evaluation: Evaluation, task: str, metric: str, labels: Sequence[str]
+) -> Iterator[tuple[str, str, Estimate | None]]:
+    """Rows from top to bottom: a heading for each class, then the method, its controls, and what is possible."""
+    methods = (evaluation.method, *evaluation.controls, *evaluation.bounds)
+    for label in labels:
         if label == "macro" and len(evaluation.classes) == 1:
             continue
-        found = [(m, estimate(evaluation, task, metric, label, m)) for m in (evaluation.method, *evaluation.controls)]
-        if any(one is not None for _, one in found):
+        found = [(m, one) for m in methods if (one := estimate(evaluation, task, metric, label, m)) is not None]
+        if found:
             yield label, "", None
             yield from ((label, method, one) for method, one in found)
+
+
+def _kind(evaluation: Evaluation, method: str) -> str:
+    return "own" if method == evaluation.method else "control" if method in evaluation.controls else "bound"
+
+
+def _tick(label: str, method: str) -> str:
+    return method_name(method).removesuffix(" on validation masks") if method else _heading(label)
 
 
 def _heading(label: str) -> str:
     return "Mean of classes" if label == "macro" else label
 
 
-def _draw_estimate(axes: Axes, y: int, one: Estimate, *, own: bool) -> None:
+def _draw_estimate(axes: Axes, y: float, one: Estimate, kind: str) -> None:
+    """The method as a blue dot, a control as a grey square, a bound as a hollow diamond."""
     if not one.known:
         axes.text(0.02, y, one.text, va="center", color=MUTED, fontsize=8)
         return
-    colour, marker = (COLOURS[0], "o") if own else (MUTED, "s")
+    colour = COLOURS[0] if kind == "own" else MUTED
+    marker, size = {"own": ("o", 6.0), "control": ("s", 4.0), "bound": ("D", 5.0)}[kind]
     if one.interval:
-        axes.plot([one.low, one.high], [y, y], color=colour, linewidth=2.2 if own else 1.2, solid_capstyle="butt")
-    axes.plot([one.value], [y], marker, color=colour, markersize=6 if own else 4, clip_on=False)
+        axes.plot([one.low, one.high], [y, y], color=colour, linewidth=2.2 if kind == "own" else 1.2,
+                  linestyle=":" if kind == "bound" else "-", solid_capstyle="butt")  # fmt: skip
+    axes.plot([one.value], [y], marker, color=colour, markersize=size, clip_on=False,
+              markerfacecolor=PAPER if kind == "bound" else colour)  # fmt: skip
     axes.text(1.04, y, number(one.value), va="center", transform=axes.get_yaxis_transform(), clip_on=False)
 
 
@@ -259,17 +389,20 @@ def _key(kind: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
 
 
 def _plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
+    stream = StringIO()
+    _save(size, draw, stream, format="svg", transparent=True, metadata=NO_METADATA)
+    svg = _inline(stream.getvalue(), key)
+    width = float(svg.split('"')[1].split()[2]) * 4 / 3
+    return Plot(svg, alt, width, key, stream.getvalue().replace(PAPER, "#ffffff"), size, draw)
+
+
+def _save(size: tuple[float, float], draw: Callable[[Axes], None], stream: Any, **options: Any) -> None:
     with rc_context(STYLE), warnings.catch_warnings():
         # The reader's browser sets the text, in its own fonts; matplotlib's lack of a Chinese one does not matter.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=size)
         draw(figure.add_subplot())
-        stream = StringIO()
-        figure.savefig(
-            stream, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata=NO_METADATA
-        )
-    svg = _inline(stream.getvalue(), key)
-    return Plot(svg, alt, width=float(svg.split('"')[1].split()[2]) * 4 / 3)
+        figure.savefig(stream, bbox_inches="tight", pad_inches=0.05, **options)
 
 
 NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}

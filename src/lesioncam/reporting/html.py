@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,38 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from lesioncam.evaluation.controls import READER
 from lesioncam.files import RunFolder, write_text
-from lesioncam.reporting.figures import control_plots, curve_plots, history_plots
+from lesioncam.reporting.checklist import calibration_text, checklist
+from lesioncam.reporting.figures import (
+    Plot,
+    control_plots,
+    curve_plots,
+    history_plots,
+    reliability_plots,
+    save_plots,
+    subgroup_plots,
+)
+from lesioncam.reporting.lights import lights, opened_text, shortcut_state
 from lesioncam.reporting.montage import HEAT, data_uri, read_row
 from lesioncam.reporting.overlay import color_bar
-from lesioncam.reporting.read import Case, Evaluation, Run, read_run, shorten_command, without_paths
-from lesioncam.reporting.words import (
-    Estimate,
-    counted,
-    estimate,
-    lights,
-    method_name,
-    metric_name,
-    number,
+from lesioncam.reporting.read import Case, Evaluation, Run, read_run, short_name, shorten_command, without_paths
+from lesioncam.reporting.share import IMAGES, PATIENTS, shareable, suppressed, suppressed_row
+from lesioncam.reporting.tables import (
+    all_metrics,
+    control_tables,
+    headlines,
+    is_localised,
+    leak_rows,
+    shares,
+    short_table,
+    shortcut_table,
+    subgroup_tables,
 )
+from lesioncam.reporting.words import Count, method_name, metric_name, number, plain
 
 __all__ = ["write_report"]
 
-COLUMNS = {
-    "classification": ("auroc", "average_precision", "balanced_accuracy", "sensitivity", "specificity"),
-    "segmentation": ("dice", "iou", "sensitivity", "specificity"),
-    "localisation": ("pointing_game", "box_hit_rate", "false_alarm_rate"),
-}
-TASK_TITLES = {
-    "classification": "Recognising: is the finding in the image?",
-    "segmentation": "Outlining: does the mask cover the lesion?",
-    "localisation": "Locating: does the map point at the lesion?",
-}
 GROUP_TITLES = {
     "missed": "Missed: the finding is there, but was not called or not met by the mask",
     "false_alarm": "False alarms: called or marked where the finding is not",
@@ -52,33 +56,18 @@ GROUP_TITLES = {
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 
 
-@dataclass(frozen=True)
-class Headline:
-    """A number of the first screen beside the best that needs no model."""
-
-    title: str
-    own: Estimate
-    beside: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Numbers of one task: a row per class, a column per metric."""
-
-    title: str
-    metrics: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Estimate | None, ...], tuple[str, ...]], ...]
-
-
-def write_report(run: Path) -> Path:
+def write_report(run: Path, *, share: bool = False) -> Path:
     """Write ``report.html`` into a run folder, from what lies in that folder alone.
 
     Test results come first where test was opened, with validation folded away below; otherwise validation, and
-    the page says that its thresholds were chosen there.
+    the page says that its thresholds were chosen there. Beside it lie ``checklist.html``, what a reader of a paper
+    asks for, and every figure as SVG and PNG in ``evaluate/<split>/figures/``.
 
     Args:
         run: a run folder that has been evaluated at least once.
+        share: write ``report-share.html`` and the folder ``share/`` instead, which may leave the house: no image,
+            no id, no path, no name of a person or machine, no number with fewer than ten images or five patients
+            behind it.
 
     Returns:
         The path of the report.
@@ -87,8 +76,25 @@ def write_report(run: Path) -> Path:
         RunError: if the folder is no run, was never evaluated, or a file in it is broken.
     """
     content = read_run(run)
-    page = _environment().get_template("report.html.jinja").render(_page(content))
-    return write_text(RunFolder(run).report, page)
+    content = shareable(content) if share else content
+    page = _page(content, share=share)
+    parts = checklist(content, page["count"])
+    sheet = _environment().get_template("checklist.html.jinja").render({**page, "parts": parts})
+    report = _environment().get_template("report.html.jinja").render(page)
+    for folder, plots in _figures(run, page, share=share):
+        save_plots(plots, folder)
+    write_text(run / page["checklist"], sheet)
+    return write_text(run / "report-share.html" if share else RunFolder(run).report, report)
+
+
+def _figures(run: Path, page: Mapping[str, Any], *, share: bool) -> list[tuple[Path, list[Plot]]]:
+    """Which plots go into which folder: one per split, or all into one that is to be handed on."""
+    sections = [page["first"], *page["others"]]
+    groups = [section["plots"] + (page["history"] if section is page["first"] else []) for section in sections]
+    if share:
+        return [(run / "share", [plot for group in groups for plot in group])]
+    folders = [RunFolder(run).evaluation(section["split"]) / "figures" for section in sections]
+    return list(zip(folders, groups, strict=True))
 
 
 @cache
@@ -111,38 +117,60 @@ def _environment() -> Environment:
     return environment
 
 
-def _page(run: Run) -> dict[str, Any]:
+def _page(run: Run, *, share: bool) -> dict[str, Any]:
     first, *others = run.evaluations
+    count = suppressed if share else plain
     return {
         "run": run,
-        "title": f"{run.name}: lesioncam report",
-        "first": _section(first),
-        "others": [_section(other) for other in others],
+        "share": share,
+        "count": count,
+        "row_of_counts": suppressed_row if share else _plain_row,
+        "least": {"images": IMAGES, "patients": PATIENTS},
+        "title": "lesioncam report, shared" if share else f"{run.name}: lesioncam report",
+        "question": first.summary.get("question") or "What do image-level labels teach about where the lesion is?",
+        "checklist": "share/checklist.html" if share else "checklist.html",
+        "first": _section(first, share=share),
+        "others": [_section(other, share=share) for other in others],
         "history": history_plots(run.history, _best_epoch(run.model)),
         "bar": color_bar(),
         "heat_title": HEAT,
-        "provenance": _provenance(run.provenance),
+        "provenance": _provenance(run.provenance, share=share),
         "config": _config(run.config),
         "split_titles": SPLIT_TITLES,
         "no_patients": first.summary.get("patient_rule") in (None, "", "none"),
+        "foreign": bool(first.summary.get("foreign")),
+        "opened": opened_text(first.summary),
     }
 
 
-def _section(evaluation: Evaluation) -> dict[str, Any]:
-    tables = [table for task in COLUMNS if (table := _table(evaluation, task)) is not None]
+def _section(evaluation: Evaluation, *, share: bool) -> dict[str, Any]:
+    count = suppressed if share else plain
+    plots = {
+        "curves": curve_plots(evaluation),
+        "reliability": reliability_plots(evaluation, IMAGES if share else 1),
+        "subgroup_plots": subgroup_plots(evaluation),
+        "control_plots": control_plots(evaluation),
+    }
     return {
+        **plots,
+        "plots": [plot for group in plots.values() for plot in group],
         "evaluation": evaluation,
         "summary": evaluation.summary,
         "split": evaluation.split,
-        "localised": _is_localised(evaluation),
-        "headlines": _headlines(evaluation),
-        "lights": lights(evaluation),
+        "localised": is_localised(evaluation),
+        "readers": sum(name.startswith(READER) for name in evaluation.bounds),
+        "headlines": headlines(evaluation),
+        "lights": lights(evaluation, count=count, names=not share),
         "thresholds": _thresholds(evaluation),
-        "curves": curve_plots(evaluation),
-        "tables": tables,
-        "control_plots": control_plots(evaluation),
-        "control_tables": _control_tables(evaluation),
+        "calibration": calibration_text(evaluation.summary),
+        "table": short_table(evaluation, count),
+        "all_metrics": all_metrics(evaluation, count),
+        "subgroups": subgroup_tables(evaluation, count),
+        "shortcut": _shortcut(evaluation, count, share=share),
+        "control_tables": control_tables(evaluation),
         "gallery": _gallery(evaluation.gallery),
+        "leaks": ([], 0) if share else leak_rows(evaluation),
+        "small": _small_note(evaluation) if share else "",
     }
 
 
@@ -150,92 +178,42 @@ def _class_name(label: str) -> str:
     return {"macro": "Mean of classes", "any": "Any class"}.get(label, label)
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------
-
-
-def _is_localised(evaluation: Evaluation) -> bool:
-    """Whether any measure of place exists: false alarms alone need no mask and do not count."""
-    rows = evaluation.metrics
-    place = rows["task"].isin(["segmentation", "localisation"]) & (rows["metric"] != "false_alarm_rate")
-    return bool(rows[place & (rows["method"] == evaluation.method)]["value"].notna().any())
-
-
-def _headlines(evaluation: Evaluation) -> list[Headline]:
-    label = "macro" if (evaluation.metrics["class"] == "macro").any() else evaluation.classes[0]
-    wanted = [("segmentation", "dice"), ("localisation", "pointing_game"), ("classification", "auroc")]
-    found = [(task, metric, estimate(evaluation, task, metric, label)) for task, metric in wanted]
-    shown = [(task, metric, own) for task, metric, own in found if own is not None and (own.known or metric == "auroc")]
-    return [_headline(evaluation, task, metric, label, own) for task, metric, own in shown]
-
-
-def _headline(evaluation: Evaluation, task: str, metric: str, label: str, own: Estimate) -> Headline:
-    mean = "mean of classes" if label == "macro" else label
-    if task == "classification":
-        return Headline(f"AUROC, {mean}", own, "chance: 0.500", _verdict(own, 0.5, 0.5, "chance"))
-    best = _best_control(evaluation, task, metric, label)
-    if best is None:
-        return Headline(f"{metric_name(metric)}, {mean}", own, "no control was measured", "")
-    name, control = best
-    beside = f"best control, {method_name(name)}: {control.text}" + (
-        f" ({control.interval})" if control.interval else ""
-    )
-    verdict = _verdict(own, control.value, control.high, "the best control")
-    return Headline(f"{metric_name(metric)}, {mean}", own, beside, verdict)
-
-
-def _best_control(evaluation: Evaluation, task: str, metric: str, label: str) -> tuple[str, Estimate] | None:
-    found = [(name, estimate(evaluation, task, metric, label, name)) for name in evaluation.controls]
-    known = [(name, one) for name, one in found if one is not None and one.known]
-    return max(known, key=lambda pair: pair[1].value, default=None)
-
-
-def _verdict(own: Estimate, value: float, high: float, what: str) -> str:
-    if not own.known:
-        return ""
-    if own.value <= value:
-        return f"Not better than {what}."
-    if own.interval and math.isfinite(high) and own.low > high:
-        return f"Above {what}: the intervals do not touch." if high > value else f"Above {what}."
-    return f"Above {what}, but the intervals overlap."
-
-
-def _table(evaluation: Evaluation, task: str) -> Table | None:
-    rows = evaluation.metrics[evaluation.metrics["task"] == task]
-    if task != "classification":
-        rows = rows[rows["method"] == evaluation.method]
-    present = dict.fromkeys(rows["metric"])
-    metrics = tuple(m for m in COLUMNS[task] if m in present) + tuple(m for m in present if m not in COLUMNS[task])
-    names = [label for label in (*evaluation.classes, "macro", "any") if label in set(rows["class"])]
-    lines = [_line(evaluation, task, metrics, label) for label in names]
-    measured = task == "classification" or rows["value"].notna().any()
-    return Table(TASK_TITLES[task], metrics, tuple(lines)) if measured and lines else None
-
-
-def _line(
-    evaluation: Evaluation, task: str, metrics: Iterable[str], label: str
-) -> tuple[str, tuple[Estimate | None, ...], tuple[str, ...]]:
-    cells = tuple(estimate(evaluation, task, metric, label) for metric in metrics)
-    return label, cells, tuple(counted([cell for cell in cells if cell is not None], task))
-
-
-def _control_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
-    methods = (evaluation.method, *evaluation.controls)
-    tables = []
-    for label in (*evaluation.classes, "macro"):
-        columns = [(task, m) for task in ("segmentation", "localisation") for m in COLUMNS[task]]
-        cells = {m: [estimate(evaluation, *column, label, m) for column in columns] for m in methods}
-        shown = [i for i in range(len(columns)) if any(line[i] is not None for line in cells.values())]
-        rows = [(m, [cells[m][i] for i in shown]) for m in methods]
-        if shown:
-            tables.append({"label": label, "metrics": [columns[i][1] for i in shown], "rows": rows})
-    return tables
-
-
 def _thresholds(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     where = {"val": "validation", "default": "default, not fitted", "given": "given by the user"}
     return [
         (label, number(value), where.get(source, source)) for label, (value, source) in evaluation.thresholds.items()
     ]
+
+
+def _shortcut(evaluation: Evaluation, count: Count, *, share: bool) -> dict[str, Any]:
+    if not evaluation.shortcut:
+        return {}
+    state, why = shortcut_state(evaluation)
+    images = [] if share else [_worst(one) for one in evaluation.shortcut.get("images", [])]
+    return {
+        "state": state,
+        "why": why,
+        "shares": shares(evaluation, count),
+        "rows": shortcut_table(evaluation),
+        "images": images,
+    }
+
+
+def _worst(one: Any) -> str:
+    """An image that the panel names, with its shares."""
+    if not isinstance(one, Mapping):
+        return short_name(str(one))
+    shown = f"{float(one['outside']):.0%} outside, {float(one['border']):.0%} along the border"
+    return f"{short_name(str(one['image']))} ({one['class']}: {shown})"
+
+
+def _small_note(evaluation: Evaluation) -> str:
+    hidden = int(evaluation.metrics["hidden"].ne("").sum())
+    return f"{hidden} {'number is' if hidden == 1 else 'numbers are'} not shown" if hidden else ""
+
+
+def _plain_row(counts: Mapping[str, Any], least: int = 0) -> dict[str, str]:  # noqa: ARG001  as a shared page asks
+    return {name: str(n) for name, n in counts.items()}
 
 
 # ---- gallery -----------------------------------------------------------------------------------------------------
@@ -293,9 +271,9 @@ def _best_epoch(model: Mapping[str, Any]) -> int | None:
     return int(best) if isinstance(best, int | float) else None
 
 
-def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _provenance(provenance: Mapping[str, Any], *, share: bool) -> list[tuple[str, str]]:
     words = {
-        "command": shorten_command,
+        "command": str if share else shorten_command,  # a shared run comes with a bare command
         "packages": lambda packages: ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
     names = {"version": "lesioncam", "table_digest": "Digest of the table"}

@@ -15,14 +15,19 @@ import pandas as pd
 import yaml
 
 from lesioncam.errors import RunError
+from lesioncam.evaluation.controls import CONTROLS
 from lesioncam.files import RunFolder, read_json
 
 __all__ = ["Case", "Evaluation", "Run", "read_case", "read_run", "short_name", "shorten_command", "without_paths"]
 
 GROUPS = ("missed", "false_alarm", "worst", "median", "best", "healthy")
 """The order of the gallery: what went wrong comes first."""
-CASE_NUMBERS = ("state", "label", "probability", "decision_threshold", "map_threshold", "dice", "truth_area", "area")
-CASE_WORDS = ("image", "class", "method", "boxes", "positive", "map_source")
+CASE_NUMBERS = (
+    *("state", "label", "probability", "decision_threshold", "healthy", "map_threshold", "dice", "has_mask"),
+    *("truth_area", "truth_boxes", "area", "pointing", "false_alarm"),
+)
+CASE_WORDS = ("image", "patient", "class", "method", "boxes", "positive", "map_source")
+SUBGROUP_NUMBERS = ("value", "low", "high", "n", "patients")
 ABSOLUTE = re.compile(r"(?<![\w.\-/])(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s,;:'\"]*[/\\])?([^\s,;:'\"/\\]*)")
 
 
@@ -51,7 +56,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` left behind for one split."""
+    """What ``evaluate`` left behind for one split; ``subgroups`` and ``shortcut`` are empty where not measured."""
 
     split: str
     summary: Mapping[str, Any]
@@ -59,6 +64,8 @@ class Evaluation:
     cases: pd.DataFrame
     gallery: tuple[Case, ...]
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    subgroups: pd.DataFrame = field(default_factory=pd.DataFrame)
+    shortcut: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,13 +74,27 @@ class Evaluation:
 
     @property
     def method(self) -> str:
-        """The map method that is reported; all others are controls."""
+        """The map method that is reported; all others stand beside it."""
         return str(self.summary["method"])
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """Everything the method is compared with, in the order of metrics.csv."""
+        """What knows little or nothing of the image and is there to be beaten, in the order of metrics.csv."""
+        return tuple(m for m in self._others if m in CONTROLS)
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """Ceilings, readers and whatever else stands beside the method without being there to be beaten."""
+        return tuple(m for m in self._others if m not in CONTROLS)
+
+    @property
+    def _others(self) -> tuple[str, ...]:
         return tuple(m for m in dict.fromkeys(self.metrics["method"]) if m and m != self.method)
+
+    @property
+    def mean(self) -> str:
+        """The class that stands for all: their mean, or the only one."""
+        return "macro" if (self.metrics["class"] == "macro").any() else self.classes[0]
 
     @cached_property
     def numbers(self) -> dict[tuple[str, str, str, str], dict[str, Any]]:
@@ -225,7 +246,13 @@ def _read_evaluation(folder: Path) -> Evaluation:
         cases=cases,
         gallery=tuple(_read_gallery(folder, cases)),
         curves=read_case(folder / "curves.npz") if (folder / "curves.npz").is_file() else {},
+        subgroups=_read_subgroups(folder / "subgroups.csv"),
+        shortcut=read_json(folder / "shortcut.json") if (folder / "shortcut.json").is_file() else {},
     )
+
+
+def _read_subgroups(path: Path) -> pd.DataFrame:
+    return _numbers(_read_table(path), SUBGROUP_NUMBERS) if path.is_file() else pd.DataFrame()
 
 
 def _read_cases(path: Path, method: str) -> pd.DataFrame:

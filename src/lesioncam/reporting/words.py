@@ -1,15 +1,16 @@
-"""Say numbers in words: values with intervals, why one is undefined, and the lights of the first screen."""
+"""Say numbers in words: values with intervals, how many images stand behind them, and why one is undefined."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from lesioncam.reporting.read import Evaluation, without_paths
+from lesioncam.evaluation.controls import READER
+from lesioncam.reporting.read import Evaluation
 
-__all__ = ["Estimate", "Light", "counted", "estimate", "lights", "method_name", "metric_name", "number"]
+__all__ = ["Count", "Estimate", "counted", "estimate", "method_name", "metric_name", "number", "plain"]
 
 METRICS = {
     "auroc": "AUROC",
@@ -17,12 +18,47 @@ METRICS = {
     "balanced_accuracy": "Balanced accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
+    "precision": "Precision",
+    "f1": "F1",
+    "max_f1": "Highest F1",
+    "pf1": "Probabilistic F1",
+    "kappa_quadratic": "Quadratic-weighted kappa",
+    "brier": "Brier score",
+    "ece": "Calibration error (ECE)",
     "dice": "Dice",
+    "dice_pooled": "Pooled Dice",
+    "dice_gated": "Dice gated by the image score",
     "iou": "IoU",
+    "iou_pooled": "Pooled IoU",
+    "hausdorff": "Hausdorff distance",
+    "hd95": "Hausdorff distance (95th percentile)",
+    "assd": "Mean surface distance (ASSD)",
+    "volume_difference": "Volume difference",
+    "lesion_sensitivity": "Lesions found",
+    "lesion_precision": "Marks that are lesions",
     "pointing_game": "Pointing game",
+    "hit_rate": "Hit rate",
     "box_hit_rate": "Box hit rate",
     "false_alarm_rate": "False alarm rate",
+    "miou": "mIoU",
+    "miou_true_positives": "mIoU of true positives only",
+    "maxboxacc_v1": "MaxBoxAcc V1",
+    "maxboxacc_v2": "MaxBoxAcc V2",
+    "pxap": "PxAP",
+    "cpm": "CPM",
 }
+WITH_LEVEL = {
+    "iou_acc": "Accuracy at IoU {}",
+    "iobb_acc": "Accuracy at IoBB {}",
+    "afp": "False positives per image at IoU {}",
+    "iobb_afp": "False positives per image at IoBB {}",
+    "froc": "Sensitivity at {} false positives per image",
+    "box_ap": "Average precision of boxes at IoU {}",
+    "sensitivity_at_specificity": "Sensitivity at specificity {}",
+    "specificity_at_sensitivity": "Specificity at sensitivity {}",
+}
+"""Metrics whose name ends with a level: after ``@``, or as the last part."""
+ORACLE = "oracle_"
 METHODS = {
     "cam": "CAM",
     "random_map": "random map",
@@ -30,6 +66,9 @@ METHODS = {
     "mean_mask": "mean mask",
     "uniform_map": "uniform map",
     "brightness_map": "brightness map",
+    "few_shot": "few-shot head on validation masks",
+    "resolution_ceiling": "resolution ceiling",
+    "supervised_bound": "supervised bound",
 }
 UNDEFINED = {
     "auroc": "one class only",
@@ -53,9 +92,20 @@ LEFT_OUT_OF = {
     ("classification", "specificity"): "not negative",
     ("localisation", "false_alarm_rate"): "not healthy",
 }
-COLD_ENOUGH, NEARLY_COLD = 0.95, 0.80
+PROPER = frozenset({"Dice", "Brier", "Hausdorff"})
 
-State = Literal["ok", "warn", "fail", "none"]
+Count = Callable[..., str]
+"""``count(n, of=None, least=10)``: how a number of images is printed; a shared page hides what is below ``least``."""
+
+
+def plain(n: int, of: int | None = None, least: int = 0) -> str:  # noqa: ARG001  a shared page needs them
+    """A count as it is.
+
+    Example:
+        >>> plain(7, 50)
+        '7'
+    """
+    return str(n)
 
 
 @dataclass(frozen=True)
@@ -69,6 +119,8 @@ class Estimate:
     counted: int
     undefined: int
     why: str
+    hidden: str = ""
+    threshold: float = math.nan
 
     @property
     def known(self) -> bool:
@@ -78,26 +130,14 @@ class Estimate:
     @property
     def text(self) -> str:
         """The value, or why there is none."""
+        if self.hidden:
+            return f"not shown: {self.hidden}"
         return number(self.value) if self.known else f"undefined: {self.why}"
 
     @property
     def interval(self) -> str:
         """The interval, or nothing where there is none."""
         return f"{number(self.low)} to {number(self.high)}" if math.isfinite(self.low + self.high) else ""
-
-
-@dataclass(frozen=True)
-class Light:
-    """One check of the first screen; the word says what the colour says."""
-
-    state: State
-    name: str
-    text: str
-
-    @property
-    def word(self) -> str:
-        """The state in a word."""
-        return {"ok": "OK", "warn": "Warning", "fail": "Fail", "none": "Not measured"}[self.state]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -114,19 +154,29 @@ def metric_name(metric: str) -> str:
     """How a metric is called in print.
 
     Example:
-        >>> metric_name("auroc"), metric_name("hd95")
-        ('AUROC', 'hd95')
+        >>> metric_name("auroc"), metric_name("iou_acc@0.25"), metric_name("sensitivity_at_specificity_0.9")
+        ('AUROC', 'Accuracy at IoU 0.25', 'Sensitivity at specificity 0.9')
+        >>> metric_name("oracle_max_f1"), metric_name("a_measure_of_my_own")
+        ('Highest F1 (oracle)', 'a_measure_of_my_own')
     """
+    if metric.startswith(ORACLE):
+        return f"{metric_name(metric.removeprefix(ORACLE))} (oracle)"
+    for sep in ("@", "_"):
+        name, _, level = metric.rpartition(sep)
+        if name in WITH_LEVEL:
+            return WITH_LEVEL[name].format(level)
     return METRICS.get(metric, metric)
 
 
 def method_name(method: str) -> str:
-    """How a map method or a control is called in print.
+    """How a map method, a control or a reader is called in print.
 
     Example:
-        >>> method_name("mean_mask")
-        'mean mask'
+        >>> method_name("mean_mask"), method_name("reader:B")
+        ('mean mask', 'reader B')
     """
+    if method.startswith(READER):
+        return f"reader {method.removeprefix(READER)}"
     return METHODS.get(method, method)
 
 
@@ -136,31 +186,23 @@ def estimate(evaluation: Evaluation, task: str, metric: str, label: str, method:
     return None if line is None else _estimate(line)
 
 
-def counted(estimates: Iterable[Estimate], task: str) -> list[str]:
+def counted(estimates: Iterable[tuple[str, Estimate]], count: Count = plain) -> list[str]:
     """Over how many images numbers were taken, in words; numbers with the same count share a line.
+
+    Args:
+        estimates: task and number.
+        count: how a number of images is printed.
 
     Example:
         >>> e = Estimate("dice", 0.6, 0.5, 0.7, 41, 9, "")
-        >>> counted([e], "segmentation")
+        >>> counted([("segmentation", e)])
         ['Dice over 41 of 50 images; 9 without a lesion mask']
     """
     groups: dict[str, list[str]] = {}
-    for one in estimates:
-        groups.setdefault(_behind(one, task), []).append(metric_name(one.metric))
+    for task, one in estimates:
+        names = groups.setdefault(_behind(one, task, count), [])
+        names += [name for name in (metric_name(one.metric),) if name not in names]
     return [f"{_listed(names)} {said}" for said, names in groups.items()]
-
-
-def lights(evaluation: Evaluation) -> list[Light]:
-    """The checks of the first screen, in a fixed order."""
-    summary = evaluation.summary
-    return [
-        _leak_light(summary),
-        _patient_light(summary),
-        _threshold_light(evaluation),
-        _cold_light(summary),
-        _mask_light(summary),
-        _test_light(summary),
-    ]
 
 
 def _estimate(row: Mapping[Any, Any]) -> Estimate:
@@ -174,6 +216,8 @@ def _estimate(row: Mapping[Any, Any]) -> Estimate:
         counted=_whole(row["n"]),
         undefined=_whole(row["undefined"]),
         why=why.get(metric, "nothing to measure"),
+        hidden=str(row.get("hidden", "")),
+        threshold=row.get("threshold", math.nan),
     )
 
 
@@ -181,85 +225,25 @@ def _whole(value: float) -> int:
     return int(value) if math.isfinite(value) else 0
 
 
-def _behind(one: Estimate, task: str) -> str:
+def _behind(one: Estimate, task: str, count: Count) -> str:
     if not one.known:
-        return f"undefined: {one.why}"
-    return "over " + _of(
-        one.counted, one.undefined, "not healthy" if one.metric == "false_alarm_rate" else LEFT_OUT[task]
-    )
+        return one.text
+    left_out = LEFT_OUT_OF.get((task, one.metric), LEFT_OUT[task])
+    return "over " + _of(one.counted, one.undefined, left_out, count)
 
 
 def _listed(names: list[str]) -> str:
-    """Only the first begins with a capital, and an abbreviation keeps its own."""
-    rest = [name if name[1:2].isupper() or name == "IoU" else name[:1].lower() + name[1:] for name in names[1:]]
-    return ", ".join([*names[:1], *rest])
+    """Only the first begins with a capital; abbreviations and people keep theirs."""
+    return ", ".join([*names[:1], *(_within(name) for name in names[1:])])
 
 
-def _of(n: int, undefined: int, left_out: str) -> str:
+def _within(name: str) -> str:
+    first = name.split(maxsplit=1)[0].rstrip(",")
+    return name[:1].lower() + name[1:] if first[1:].islower() and first not in PROPER else name
+
+
+def _of(n: int, undefined: int, left_out: str, count: Count) -> str:
+    whole = n + undefined
     if not undefined:
-        return f"{n} {'image' if n == 1 else 'images'}"
-    return f"{n} of {n + undefined} images; {undefined} {left_out}"
-
-
-def _leak_light(summary: Mapping[str, Any]) -> Light:
-    leaks = [without_paths(str(leak)) for leak in summary.get("leaks", [])]
-    if leaks:
-        return Light("fail", "Leak between splits", "; ".join(leaks))
-    if summary.get("patient_rule") in (None, "", "none"):
-        return Light("none", "Leak between splits", "nobody can tell without knowing the patients")
-    return Light("ok", "Leak between splits", "none found; no patient is in two splits")
-
-
-def _patient_light(summary: Mapping[str, Any]) -> Light:
-    rule = str(summary.get("patient_rule") or "none")
-    if rule == "none":
-        return Light("fail", "Patients", "not known: one patient may lie on both sides of the split")
-    if rule.startswith("blocks"):
-        return Light("warn", "Patients", f"assumed: {rule.partition(':')[2]} images in a row count as one patient")
-    return Light("ok", "Patients", f"kept in one split each ({without_paths(rule)})")
-
-
-def _threshold_light(evaluation: Evaluation) -> Light:
-    name, sources = "Map thresholds", {source for _, source in evaluation.thresholds.values()}
-    people = evaluation.summary.get("threshold_patients")
-    if "default" in sources:
-        default = [label for label, (_, source) in evaluation.thresholds.items() if source == "default"]
-        which = "" if len(sources) == 1 else f" for {', '.join(default)}"
-        return Light("warn", name, f"0.5 by default{which}, not chosen on validation (it takes lesion masks there)")
-    if sources != {"val"}:
-        return Light("warn", name, "given by the user; how they were chosen is not known")
-    if evaluation.split == "val":
-        return Light("warn", name, "chosen on these very images, so Dice and IoU below are optimistic")
-    return Light("ok", name, f"chosen on validation{f' ({people} patients)' if people else ''}, none on this split")
-
-
-def _cold_light(summary: Mapping[str, Any]) -> Light:
-    cold = summary.get("healthy_cold")
-    if not cold or not cold.get("n"):
-        return Light("none", "Healthy images stay cold", "there is no healthy image in this split")
-    share, n = float(cold["share"]), int(cold["n"])
-    state: State = "ok" if share >= COLD_ENOUGH else "warn" if share >= NEARLY_COLD else "fail"
-    return Light(
-        state, "Healthy images stay cold", f"{share:.0%} of {n} (99th percentile of the map below the threshold)"
-    )
-
-
-def _mask_light(summary: Mapping[str, Any]) -> Light:
-    n, images = int(summary.get("images_with_masks", 0)), int(summary.get("images", 0))
-    if n:
-        return Light("ok", "Lesion masks to measure with", f"{n} of {images} images")
-    return Light("warn", "Lesion masks to measure with", "none")
-
-
-def _test_light(summary: Mapping[str, Any]) -> Light:
-    opened, by = int(summary.get("test_opened", 0)), int(summary.get("configurations", 0))
-    if not opened:
-        return Light("ok", "Test labels", "not opened yet")
-    text = f"opened {_times(opened)} by {by} {'configuration' if by == 1 else 'configurations'}"
-    if max(opened, by) > 1:
-        return Light("warn", "Test labels", f"{text}; whoever chose among them chose on the test set")
-    return Light("ok", "Test labels", text)
-
-
-def _times(n: int) -> str:
-    return {1: "once", 2: "twice"}.get(n, f"{n} times")
+        return f"{count(n)} {'image' if n == 1 else 'images'}"
+    return f"{count(n, whole)} of {count(whole)} images; {count(undefined, whole)} {left_out}"

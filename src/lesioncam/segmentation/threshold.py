@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 
+from lesioncam.errors import OptionError
 from lesioncam.functional.segmentation import dice_at_thresholds
-from lesioncam.types import Threshold
+from lesioncam.lookup import find
+from lesioncam.types import Threshold, Validation
 
-__all__ = ["DEFAULT", "THRESHOLDS", "DiceSearch", "Fit", "decision_threshold", "fitted_thresholds"]
+__all__ = [
+    "DEFAULT",
+    "THRESHOLDS",
+    "DiceSearch",
+    "Fit",
+    "OperatingRule",
+    "decision_threshold",
+    "fitted_thresholds",
+    "parse_rule",
+]
 
 DEFAULT = 0.5
 """The threshold where there is nothing to fit one on."""
@@ -74,53 +87,157 @@ class DiceSearch:
         return [_best(sums / max(1, n), n) for sums, n in zip(self._sums, self._images, strict=True)]
 
 
-def fitted_thresholds(fits: Sequence[Fit | None], tuned_on: Iterable[str]) -> tuple[Threshold, ...]:
+def fitted_thresholds(fits: Sequence[Fit | None], who: Validation) -> tuple[Threshold, ...]:
     """The result of a search as thresholds that remember whom they were chosen on; .5, ``default``, where nothing was.
 
     Args:
         fits: one per class, from `DiceSearch.best`.
-        tuned_on: keyed digests of the validation patients.
+        who: the validation images of the search.
 
     Example:
-        >>> [(t.value, t.source) for t in fitted_thresholds([Fit(0.25, 0.9, 4), None], ["a1"])]
+        >>> who = Validation(("a",), ("p1",), ("val",))
+        >>> [(t.value, t.source) for t in fitted_thresholds([Fit(0.25, 0.9, 4), None], who)]
         [(0.25, 'val'), (0.5, 'default')]
     """
-    seen = frozenset(tuned_on)
-    return tuple(Threshold(fit.value, "val", seen) if fit else Threshold(DEFAULT) for fit in fits)
+    return tuple(Threshold(fit.value, "val", who.tuned_on) if fit else Threshold(DEFAULT) for fit in fits)
 
 
-def decision_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The image-score threshold with the highest sensitivity + specificity on validation (Youden's J).
+_RULES = {
+    "youden": "no value; write 'youden' alone",
+    "sensitivity": "a share above 0, at most 1; write for instance 'sensitivity=0.9'",
+    "specificity": "a share above 0, at most 1; write for instance 'specificity=0.9'",
+    "cost": "how many false alarms a miss costs, a number above 0; write for instance 'cost=5'",
+}
+
+
+@dataclass(frozen=True)
+class OperatingRule:
+    """What an image threshold is chosen for.
+
+    Attributes:
+        kind: ``youden``, ``sensitivity``, ``specificity`` or ``cost``.
+        value: the share to reach, or how many false alarms a miss costs; None for ``youden``, which needs none.
+
+    Raises:
+        OptionError: for an unknown rule (with the nearest), or a value it cannot have.
+    """
+
+    kind: str = "youden"
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        expected = find(self.kind, _RULES, "operating point")
+        if not _allowed(self.kind, self.value):
+            found = "no value" if self.value is None else f"{self.value:g}"
+            raise OptionError(f"operating point {self.kind!r}: found {found}, expected {expected}.")
+
+
+def _allowed(kind: str, value: float | None) -> bool:
+    if kind == "youden" or value is None:
+        return kind == "youden" and value is None
+    return isfinite(value) and value > 0 and (kind == "cost" or value <= 1)
+
+
+def parse_rule(text: str) -> OperatingRule:
+    """``youden``, ``sensitivity=0.9``, ``specificity=0.9``, or ``cost=5`` (a miss costs five false alarms; also 10/2).
+
+    Raises:
+        OptionError: for an unknown rule (with the nearest), or a value it cannot have.
+
+    Example:
+        >>> parse_rule("sensitivity=0.9")
+        OperatingRule(kind='sensitivity', value=0.9)
+        >>> parse_rule("cost=10/2")
+        OperatingRule(kind='cost', value=5.0)
+        >>> parse_rule("specificity=90")
+        Traceback (most recent call last):
+        lesioncam.errors.OptionError: operating point 'specificity': found 90, expected a share above 0, at most 1; ...
+    """
+    kind, equals, value = (part.strip() for part in text.partition("="))
+    expected = find(kind, _RULES, "operating point")
+    if not equals:
+        return OperatingRule(kind)
+    top, slash, bottom = value.partition("/")
+    try:
+        number = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(f"operating point {kind!r}: found {value!r}, expected {expected}.") from None
+    return OperatingRule(kind, number)
+
+
+def decision_threshold(probabilities: np.ndarray, labels: np.ndarray, rule: str | OperatingRule = "youden") -> float:
+    r"""The image-score threshold that an operating rule picks on validation; "at or above" is positive.
+
+    - ``youden``: highest sensitivity + specificity, the lowest threshold among equals;
+    - ``sensitivity=0.9``: the highest threshold that still reaches the sensitivity;
+    - ``specificity=0.9``: the lowest threshold that already reaches the specificity;
+    - ``cost=5``: smallest :math:`5\,FN + FP`, at the prevalence of validation; the lowest threshold among equals.
 
     Args:
         probabilities: ``(n,)``; NaN takes no part.
         labels: ``(n,)``, 1 or 0; other values (unknown, soft) take no part.
+        rule: as text, or from `parse_rule`.
 
     Returns:
-        Half-way between two neighbouring scores, rounded to float32; the lowest such threshold among equals; .5 with
-        one class only, or where no threshold is better than chance.
+        Half-way between two neighbouring scores, rounded to float32; except by ``youden`` it may also be the lowest
+        score itself (everybody is positive) or the next float32 above the highest (nobody is). .5 with one class only,
+        and where by ``youden`` no threshold is better than chance.
+
+    Raises:
+        OptionError: for a rule that does not exist or a value it cannot have.
 
     Reference:
-        Youden, "Index for rating diagnostic tests", Cancer 1950.
+        Youden, "Index for rating diagnostic tests", Cancer 1950; cost: Elkan, "The foundations of cost-sensitive
+        learning", IJCAI 2001.
 
     Example:
-        >>> decision_threshold(np.array([0.125, 0.25, 0.75, 0.875]), np.array([0, 0, 1, 1]))
+        >>> scores, truth = np.array([0.125, 0.25, 0.75, 0.875]), np.array([0, 0, 1, 1])
+        >>> decision_threshold(scores, truth)
         0.5
         >>> decision_threshold(np.array([0.2, 0.3]), np.array([1, 1]))
         0.5
+        >>> decision_threshold(scores, np.array([0, 1, 0, 1]), "sensitivity=0.9")      # between .125 and .25
+        0.1875
     """
+    asked = parse_rule(rule) if isinstance(rule, str) else rule
     scores, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=float)
     known = ((truth == 0) | (truth == 1)) & ~np.isnan(scores)
     levels, group = np.unique(scores[known], return_inverse=True)
     positives = np.bincount(group, truth[known] == 1, len(levels))
     negatives = np.bincount(group, truth[known] == 0, len(levels))
-    if len(levels) < 2 or not positives.sum() or not negatives.sum():
+    if not positives.sum() or not negatives.sum():
         return DEFAULT
-    # whole numbers until the end, so that equal values of J are equal: J * P * N for "reaches level i", i = 1 ...
-    below_positive, below_negative = positives.cumsum()[:-1], negatives.cumsum()[:-1]
-    gain = below_negative * positives.sum() - below_positive * negatives.sum()
-    best = int(gain.argmax())
-    return _between(levels[best], levels[best + 1]) if gain[best] > 0 else DEFAULT
+    # of the threshold "reaches level i", i = 0 (everybody) ... len(levels) (nobody): positives missed, negatives spared
+    missed, spared = np.append(0.0, positives.cumsum()), np.append(0.0, negatives.cumsum())
+    place = _place(asked, missed, spared)
+    return DEFAULT if place is None else _at(levels, place)
+
+
+def _place(rule: OperatingRule, missed: np.ndarray, spared: np.ndarray) -> int | None:
+    """The level from which on scores are positive; None where the rule finds nothing."""
+    wanted = rule.value or 0.0
+    if rule.kind == "sensitivity":
+        # quotients of whole numbers are the floats nearest to them, so that 9 of 10 is .9 exactly
+        return int(np.flatnonzero((missed[-1] - missed) / missed[-1] >= wanted)[-1])
+    if rule.kind == "specificity":
+        return int(np.flatnonzero(spared / spared[-1] >= wanted)[0])
+    if rule.kind == "cost":
+        cost = wanted * missed + (spared[-1] - spared)
+        return int(np.flatnonzero(cost <= cost.min() * (1 + 1e-12))[0])
+    # whole numbers, so that equal values of J are equal: J * P * N; both ends have 0
+    gain = spared * missed[-1] - missed * spared[-1]
+    return int(gain.argmax()) if gain.max() > 0 else None
+
+
+def _at(levels: np.ndarray, place: int) -> float:
+    """A threshold that ``levels[place]`` reaches and the level below it does not."""
+    if place == 0:
+        lowest = np.float32(levels[0])
+        return float(lowest if lowest <= levels[0] else np.nextafter(lowest, np.float32(-np.inf)))
+    if place == len(levels):
+        highest = np.float32(levels[-1])
+        return float(highest if highest > levels[-1] else np.nextafter(highest, np.float32(np.inf)))
+    return _between(levels[place - 1], levels[place])
 
 
 def _between(low: float, high: float) -> float:

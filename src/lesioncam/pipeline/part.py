@@ -1,0 +1,141 @@
+"""What is measured (a classifier of ours, or maps of another tool), and one split of a table to measure it on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lesioncam.data.io import read_image
+from lesioncam.data.table import Table
+from lesioncam.errors import RunError
+from lesioncam.evaluation.cases import Truth
+from lesioncam.evaluation.protocol import Remembers, patient_digest
+from lesioncam.files import RunFolder, write_with
+from lesioncam.models.checkpoint import ModelCard
+from lesioncam.pipeline.truth import read_truth
+from lesioncam.types import CaseResult, Record, Validation
+
+__all__ = ["Part", "Progress", "Seen", "Subject", "run_key", "silent"]
+
+Progress = Callable[[Iterator[Any], int, str], Iterator[Any]]
+"""Wraps a stream to show how far it is: (stream, length, what)."""
+
+
+def silent(stream: Iterator[Any], _length: int, _what: str) -> Iterator[Any]:
+    """Show nothing."""
+    return stream
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        card: classes, options, and everything that was chosen.
+        method: name of the map method in every table.
+        analyse: one record, its pixels and where thresholds come from, to a result.
+        digest: of weights and choices, or of another tool's files: one configuration of the ledger.
+        foreign: no model of ours.
+        gaps: how many maps were missing, and how many held values that are not finite, in what was walked so far.
+    """
+
+    card: ModelCard
+    method: str
+    analyse: Callable[[Record, np.ndarray, str | float], CaseResult]
+    digest: str
+    foreign: bool = False
+    gaps: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    @property
+    def chosen(self) -> tuple[Remembers, ...]:
+        """Everything chosen on some patients, and applied to others."""
+        scales = (self.card.calibration, self.card.image_calibration)
+        return (
+            *(self.card.thresholds or ()),
+            *(self.card.decisions or ()),
+            *(scale for scale in scales if scale is not None),
+            *self.card.chosen,
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image on its way: the table's row, the pixels of the file, what came out, and the truth."""
+
+    record: Record
+    pixels: np.ndarray
+    result: CaseResult
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a table, ready to be walked through."""
+
+    table: Table
+    subject: Subject
+    key: bytes
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """``(n, K)`` after the run's policy; what nobody verified says nothing, where the table knows who checked."""
+        policy = self.subject.card.config.table
+        labels = self.table.labels(uncertain=policy.uncertain, blank=policy.blank)
+        verified = self.table.verified()
+        if verified is not None:
+            labels = np.where(verified[:, None], labels, np.float32(np.nan))
+        return labels
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """The patient of each row."""
+        return [patient_digest(self.key, str(patient)) for patient in self.table.patients()]
+
+    def validation(self) -> Validation:
+        """These images, to choose on.
+
+        Raises:
+            LesioncamError: unless every one of them is of split ``val``.
+        """
+        frame = self.table.frame
+        return Validation(tuple(frame["id"]), tuple(self.digests), tuple(map(str, frame["split"])))
+
+    def records(self) -> Iterator[tuple[Record, list[float], str]]:
+        """Each row with its labels and patient digest; the truth of unverified rows is set aside."""
+        verified = self.table.verified()
+        for i, (record, labels, patient) in enumerate(
+            zip(self.table.records(), self.labels, self.digests, strict=True)
+        ):
+            known = verified is None or bool(verified[i])
+            told = record if known else replace(record, masks={}, boxes=(), readers={})
+            yield told, [float(label) for label in labels], patient
+
+    def walk(self, threshold: str | float) -> Iterator[Seen]:
+        """Each image through the whole path, beside its truth."""
+        for record, labels, patient in self.records():
+            pixels = read_image(record.image)
+            result = self.subject.analyse(record, pixels, threshold)
+            yield Seen(record, pixels, result, self.truth(record, labels, patient, result.heatmap.geometry.native))
+
+    def truth(self, record: Record, labels: Sequence[float], patient: str, size: tuple[int, ...]) -> Truth:
+        """What is known about one row."""
+        return read_truth(record, self.table.classes, labels, size, patient)
+
+
+def run_key(folder: RunFolder) -> bytes:
+    """The run's secret for patient digests, made on first use.
+
+    Raises:
+        RunError: if it is empty.
+    """
+    if not folder.key.is_file():
+        write_with(folder.key, lambda p: p.write_text(secrets.token_hex(16)))
+    key = folder.key.read_text().strip().encode()
+    if not key:
+        raise RunError(f"{folder.key} is empty; restore it: without it nobody can tell whom the model has seen.")
+    return key

@@ -1,0 +1,443 @@
+"""A methods paragraph and its references: exactly what was used, nothing that was not; facts, for the authors to edit.
+
+References are cited as ``[@key]``, which pandoc turns into LaTeX, Word or HTML; the keys are those of the BibTeX file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+__all__ = ["Described", "Protocol", "bibliography", "methods_text"]
+
+
+class Described(NamedTuple):
+    """What a paragraph says about one run.
+
+    Attributes:
+        name: how the run is called.
+        config: the options, flat: ``backbone.name`` and the like; empty for another tool's maps.
+        summary: of the evaluation.
+        foreign: maps of another tool.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    foreign: bool = False
+
+
+class Protocol(NamedTuple):
+    """How the runs were compared.
+
+    Attributes:
+        split: ``test`` or ``val``.
+        images: shared by all runs.
+        patients: behind them.
+        metrics: those that were defined.
+        draws: of the bootstrap.
+        seed: of the draws.
+        version: of this program.
+        exclusive: balanced accuracy is that of the arg-max.
+        paired: runs were compared in pairs.
+        repeated: seeds or folds were repeated, or masks of runs compared with each other.
+    """
+
+    split: str
+    images: int
+    patients: int
+    metrics: Sequence[str]
+    draws: int
+    seed: int
+    version: str
+    exclusive: bool = False
+    paired: bool = True
+    repeated: bool = False
+
+
+POOLINGS = {
+    "avg": "the mean of the class map [@zhou2016cam]",
+    "max": "the maximum of the class map [@oquab2015free]",
+    "lse": "the log-sum-exp of the class map (sharpness {sharpness}) [@pinheiro2015lse]",
+    "topq": "the mean of the highest values of the class map (fraction {fraction}) [@shen2021gmic]",
+    "pcam": "probabilistic-CAM pooling (temperature {temperature}) [@ye2020pcam]",
+    "custom": "a pooling of the authors' own ({name})",
+}
+FAMILIES = (
+    (("slim", "resnet10", "resnet14", "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"),
+     "he2016resnet"),
+    (("densenet",), "huang2017densenet"),
+    (("efficientnet", "tf_efficientnet"), "tan2019efficientnet"),
+    (("convnext",), "liu2022convnext"),
+    (("swin",), "liu2021swin"),
+    (("vit_",), "dosovitskiy2021vit"),
+    (("mobilenetv3",), "howard2019mobilenetv3"),
+)  # fmt: skip
+CALIBRATIONS = {
+    "temperature": "temperature scaling [@guo2017calibration]",
+    "platt": "a logistic fit [@platt1999]",
+    "isotonic": "isotonic regression [@zadrozny2002]",
+}
+RULES = {
+    "youden": "the highest sum of sensitivity and specificity [@youden1950]",
+    "sensitivity": "a sensitivity of at least {}",
+    "specificity": "a specificity of at least {}",
+    "cost": "the lowest cost of misses and false alarms ({})",
+}
+MEASURES = {
+    "auroc": "area under the ROC curve, ties counting half [@hanley1982]",
+    "average_precision": "average precision without interpolation [@davis2006]",
+    "balanced_accuracy": "balanced accuracy [@brodersen2010]",
+    "dice": "the Dice coefficient of each image with a lesion [@dice1945]",
+    "iou": "intersection over union [@jaccard1912]",
+    "pointing_game": "the pointing game (hottest pixel inside the lesion, no tolerance) [@zhang2018excitation]",
+    "box_hit_rate": "the share of true boxes met by a predicted box with an intersection over union of at least 0.5",
+    "false_alarm_rate": "the share of healthy images in which anything was marked",
+}
+
+
+def methods_text(runs: Sequence[Described], protocol: Protocol) -> str:
+    """The paragraph, plain text, one sentence per line of thought, three short paragraphs.
+
+    Example:
+        >>> run = Described("a", {"pooling.kind": "avg"}, {"method": "cam"})
+        >>> protocol = Protocol("test", 50, 17, ("dice",), 2000, 0, "0.1.0", paired=False)
+        >>> methods_text([run], protocol).split(". ")[1]
+        'Image scores were the mean of the class map [@zhou2016cam]'
+    """
+    own = [run for run in runs if not run.foreign]
+    parts = [
+        [*_models(own), *_training(own), *_foreign(runs)],
+        [*_maps(own), *_choices(runs)],
+        [*_measures(protocol), *_comparison(runs, protocol), *_software(own, protocol)],
+    ]
+    return "\n\n".join(" ".join(sentences) for sentences in parts if sentences) + "\n"
+
+
+def bibliography(text: str) -> str:
+    """BibTeX of every reference that a text cites, in the order of their keys.
+
+    Raises:
+        KeyError: for a key that is not known, which is a mistake in this module.
+
+    Example:
+        >>> bibliography("Dice [@dice1945].").splitlines()[0]
+        '@article{dice1945,'
+    """
+    keys = sorted(set(re.findall(r"@([A-Za-z0-9_]+)", text)))
+    return "\n\n".join(_entry(key, REFERENCES[key]) for key in keys) + "\n" * bool(keys)
+
+
+# ---- sentences ---------------------------------------------------------------------------------------------------
+
+
+def _models(own: Sequence[Described]) -> list[str]:
+    if not own:
+        return []
+    return [
+        "Classifiers were trained from image-level labels alone; no mask or box was used in training.",
+        _each(own, "Image scores were {}.", _pooling),
+        _each(own, "The backbone was {}.", _backbone),
+        _each(own, "Weights were initialised {}.", _start),
+    ]
+
+
+def _training(own: Sequence[Described]) -> list[str]:
+    known = [run for run in own if run.config.get("epochs")]
+    if not known:
+        return []
+    return [
+        "The loss was the binary cross-entropy of each class over known labels, the optimiser AdamW "
+        "[@loshchilov2019adamw] with a one-cycle learning rate [@smith2019onecycle].",
+        _each(known, "Training took {}.", _budget),
+        "The epoch with the highest validation AUROC was kept.",
+    ]
+
+
+def _foreign(runs: Sequence[Described]) -> list[str]:
+    names = [run.name for run in runs if run.foreign]
+    if not names:
+        return []
+    return [
+        f"The maps of {_listed(names)} were made by another tool and measured by the same protocol; how they were made "
+        "has to be described by the authors."
+    ]
+
+
+def _maps(own: Sequence[Described]) -> list[str]:
+    if not own:
+        return []
+    return [_each(own, "Heat maps were {}.", _map)]
+
+
+def _choices(runs: Sequence[Described]) -> list[str]:
+    return [
+        _each(runs, "Maps became masks {}.", _thresholds),
+        _each(runs, "An image was called positive at or above a threshold chosen on validation images for {}.", _rule),
+        _each(runs, "Image scores were calibrated by {}.", lambda run: _calibration(run, "images")),
+        _each(runs, "Map values were calibrated by {}.", lambda run: _calibration(run, "maps")),
+    ]
+
+
+def _measures(protocol: Protocol) -> list[str]:
+    names = [MEASURES[name] for name in protocol.metrics if name in MEASURES]
+    where = {"test": "test images", "val": "validation images, on which thresholds were chosen,"}[protocol.split]
+    behind = f"{protocol.images} {where} of {protocol.patients} patients"
+    found = [f"Runs were measured on the {behind} that all of them share."] if protocol.paired else []
+    found += [f"Reported are {_listed(names)}."] if names else []
+    if protocol.exclusive and "balanced_accuracy" in protocol.metrics:
+        found.append("Balanced accuracy is the mean recall of the class with the highest score.")
+    found.append("Class values are averaged with equal weight; what is undefined for an image is left out and counted.")
+    return found
+
+
+def _comparison(runs: Sequence[Described], protocol: Protocol) -> list[str]:
+    found = [
+        f"Intervals (95 %) are percentiles of {protocol.draws} bootstrap draws of whole patients (seed "
+        f"{protocol.seed}) [@davison1997]."
+    ]
+    if protocol.paired and len(runs) > 1:
+        found.append(
+            "Differences are paired: all runs see the same draws. For each metric and class the intervals of all pairs "
+            "of runs hold simultaneously [@mandel2008]; pairs whose interval includes 0 are reported as ties, by letters "
+            "[@piepho2004]. P values are two-sided bootstrap values with Holm's correction [@holm1979]. Nothing was "
+            "corrected across metrics or classes."
+        )
+    if protocol.repeated:
+        found.append(
+            "Repeatability (other seeds) and reproducibility (other architectures) of the maps [@arun2021] were measured "
+            "by the Dice coefficient between the masks of two runs, and by the correlation of their scores and of their "
+            "Dice coefficients."
+        )
+    return found
+
+
+def _software(own: Sequence[Described], protocol: Protocol) -> list[str]:
+    tools = "with PyTorch [@paszke2019pytorch] and timm [@wightman2019timm]" if own else ""
+    return [f"All computations used lesioncam {protocol.version} {tools}".rstrip() + "."]
+
+
+# ---- what differs is said run by run ------------------------------------------------------------------------------
+
+
+def _each(runs: Sequence[Described], sentence: str, say: Any) -> str:
+    """One sentence where all runs agree, otherwise one that names the runs; nothing where nobody has anything to say."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        if words := say(run):
+            said.setdefault(words, []).append(run.name)
+    if not said:
+        return ""
+    if len(said) == 1 and len(next(iter(said.values()))) == len(runs):
+        return sentence.format(next(iter(said)))
+    return sentence.format("; ".join(f"{words} ({_listed(names)})" for words, names in said.items()))
+
+
+def _pooling(run: Described) -> str:
+    kind = str(run.config.get("pooling.kind", ""))
+    options = {key.removeprefix("pooling."): value for key, value in run.config.items() if key.startswith("pooling.")}
+    defaults = {"sharpness": "not recorded", "fraction": "not recorded", "temperature": "not recorded", "name": "own"}
+    return POOLINGS.get(kind, "").format(**{**defaults, **options})
+
+
+def _backbone(run: Described) -> str:
+    name = str(run.config.get("backbone.name", ""))
+    if not name:
+        return ""
+    cite = next((key for heads, key in FAMILIES if name.startswith(heads)), "wightman2019timm")
+    shown = "the first three stages of a narrow ResNet-10" if name == "slim" else name
+    return f"{shown} [@{cite}] with one cell per {run.config.get('backbone.stride', '?')} input pixels"
+
+
+def _start(run: Described) -> str:
+    weights = run.config.get("weights")
+    if weights is None:
+        return ""
+    kinds = {"none": "at random", "hub": "with timm's pretrained weights"}
+    return kinds.get(str(weights), "with weights of the authors' own")
+
+
+def _budget(run: Described) -> str:
+    config = run.config
+    stop = f", ended after {config['patience']} without a better one" if config.get("patience") else ""
+    size = config.get("preprocess.size")
+    inputs = f" of {size} x {size} pixels" if size else ""
+    return (
+        f"at most {config['epochs']} epochs{stop}, with batches of {config.get('batch', '?')} images{inputs} and a "
+        f"highest learning rate of {config.get('learning_rate', '?')}"
+    )
+
+
+def _map(run: Described) -> str:
+    if run.summary.get("method") != "cam":
+        return ""
+    return (
+        "the class activation maps [@zhou2016cam] that the pooling itself sees, resized linearly to the image and then "
+        "put through the sigmoid, on one absolute scale for all images"
+    )
+
+
+def _thresholds(run: Described) -> str:
+    sources = {str(one.get("source")) for one in (run.summary.get("thresholds") or {}).values()}
+    words = {
+        "val": "at the threshold of each class with the highest mean Dice coefficient on validation masks",
+        "default": "at a probability of 0.5",
+        "given": "at a threshold set in advance",
+    }
+    return _listed([words[source] for source in sorted(sources) if source in words])
+
+
+def _rule(run: Described) -> str:
+    name, _, value = str((run.summary.get("calibration") or {}).get("rule", "")).partition("=")
+    return RULES.get(name, "").format(value)
+
+
+def _calibration(run: Described, part: str) -> str:
+    return CALIBRATIONS.get(str((run.summary.get("calibration") or {}).get(part)), "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *first, last = list(names) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# ---- references --------------------------------------------------------------------------------------------------
+
+
+def _entry(key: str, fields: Mapping[str, str]) -> str:
+    body = [f"  {name} = {{{value}}}" for name, value in fields.items() if name != "type"]
+    return f"@{fields['type']}{{{key},\n" + ",\n".join(body) + "\n}"
+
+
+def _paper(author: str, title: str, where: str, year: int, **more: str) -> dict[str, str]:
+    return {"type": "article", "author": author, "title": title, "journal": where, "year": str(year), **more}
+
+
+def _talk(author: str, title: str, where: str, year: int, **more: str) -> dict[str, str]:
+    return {"type": "inproceedings", "author": author, "title": title, "booktitle": where, "year": str(year), **more}
+
+
+CVPR = "IEEE Conference on Computer Vision and Pattern Recognition (CVPR)"
+ICLR = "International Conference on Learning Representations (ICLR)"
+REFERENCES: dict[str, dict[str, str]] = {
+    "zhou2016cam": _talk(
+        "Zhou, Bolei and Khosla, Aditya and Lapedriza, Agata and Oliva, Aude and Torralba, Antonio",
+        "Learning Deep Features for Discriminative Localization", CVPR, 2016, pages="2921--2929"),
+    "oquab2015free": _talk(
+        "Oquab, Maxime and Bottou, L{\\'e}on and Laptev, Ivan and Sivic, Josef",
+        "Is Object Localization for Free? Weakly-Supervised Learning with Convolutional Neural Networks", CVPR, 2015,
+        pages="685--694"),
+    "pinheiro2015lse": _talk(
+        "Pinheiro, Pedro O. and Collobert, Ronan",
+        "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR, 2015, pages="1713--1721"),
+    "shen2021gmic": _paper(
+        "Shen, Yiqiu and Wu, Nan and Phang, Jason and Park, Jungkyu and Liu, Kangning and Tyagi, Sudarshini and "
+        "Heacock, Laura and Kim, S. Gene and Moy, Linda and Cho, Kyunghyun and Geras, Krzysztof J.",
+        "An interpretable classifier for high-resolution breast cancer screening images utilizing weakly supervised "
+        "localization", "Medical Image Analysis", 2021, volume="68", pages="101908"),
+    "ye2020pcam": _paper(
+        "Ye, Wenwu and Yao, Jin and Xue, Hui and Li, Yi",
+        "Weakly Supervised Lesion Localization With Probabilistic-{CAM} Pooling", "arXiv preprint arXiv:2005.14480",
+        2020),
+    "he2016resnet": _talk(
+        "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
+        "Deep Residual Learning for Image Recognition", CVPR, 2016, pages="770--778"),
+    "huang2017densenet": _talk(
+        "Huang, Gao and Liu, Zhuang and van der Maaten, Laurens and Weinberger, Kilian Q.",
+        "Densely Connected Convolutional Networks", CVPR, 2017, pages="4700--4708"),
+    "tan2019efficientnet": _talk(
+        "Tan, Mingxing and Le, Quoc V.",
+        "{EfficientNet}: Rethinking Model Scaling for Convolutional Neural Networks",
+        "International Conference on Machine Learning (ICML)", 2019, pages="6105--6114"),
+    "liu2022convnext": _talk(
+        "Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and Feichtenhofer, Christoph and Darrell, Trevor and Xie, Saining",
+        "A {ConvNet} for the 2020s", CVPR, 2022, pages="11976--11986"),
+    "liu2021swin": _talk(
+        "Liu, Ze and Lin, Yutong and Cao, Yue and Hu, Han and Wei, Yixuan and Zhang, Zheng and Lin, Stephen and "
+        "Guo, Baining", "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
+        "IEEE International Conference on Computer Vision (ICCV)", 2021, pages="10012--10022"),
+    "dosovitskiy2021vit": _talk(
+        "Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and Weissenborn, Dirk and Zhai, Xiaohua and "
+        "Unterthiner, Thomas and Dehghani, Mostafa and Minderer, Matthias and Heigold, Georg and Gelly, Sylvain and "
+        "Uszkoreit, Jakob and Houlsby, Neil",
+        "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR, 2021),
+    "howard2019mobilenetv3": _talk(
+        "Howard, Andrew and Sandler, Mark and Chu, Grace and Chen, Liang-Chieh and Chen, Bo and Tan, Mingxing and "
+        "Wang, Weijun and Zhu, Yukun and Pang, Ruoming and Vasudevan, Vijay and Le, Quoc V. and Adam, Hartwig",
+        "Searching for {MobileNetV3}", "IEEE International Conference on Computer Vision (ICCV)", 2019,
+        pages="1314--1324"),
+    "loshchilov2019adamw": _talk(
+        "Loshchilov, Ilya and Hutter, Frank", "Decoupled Weight Decay Regularization", ICLR, 2019),
+    "smith2019onecycle": _talk(
+        "Smith, Leslie N. and Topin, Nicholay",
+        "Super-convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+        "Artificial Intelligence and Machine Learning for Multi-Domain Operations Applications, Proc. SPIE 11006",
+        2019),
+    "guo2017calibration": _talk(
+        "Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.",
+        "On Calibration of Modern Neural Networks", "International Conference on Machine Learning (ICML)", 2017,
+        pages="1321--1330"),
+    "platt1999": _talk(
+        "Platt, John C.",
+        "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods",
+        "Advances in Large Margin Classifiers", 1999, publisher="MIT Press", pages="61--74"),
+    "zadrozny2002": _talk(
+        "Zadrozny, Bianca and Elkan, Charles",
+        "Transforming Classifier Scores into Accurate Multiclass Probability Estimates",
+        "ACM SIGKDD International Conference on Knowledge Discovery and Data Mining", 2002, pages="694--699"),
+    "youden1950": _paper(
+        "Youden, W. J.", "Index for Rating Diagnostic Tests", "Cancer", 1950, volume="3", number="1", pages="32--35"),
+    "hanley1982": _paper(
+        "Hanley, James A. and McNeil, Barbara J.",
+        "The Meaning and Use of the Area under a Receiver Operating Characteristic ({ROC}) Curve", "Radiology", 1982,
+        volume="143", number="1", pages="29--36"),
+    "davis2006": _talk(
+        "Davis, Jesse and Goadrich, Mark", "The Relationship between Precision-Recall and {ROC} Curves",
+        "International Conference on Machine Learning (ICML)", 2006, pages="233--240"),
+    "brodersen2010": _talk(
+        "Brodersen, Kay H. and Ong, Cheng Soon and Stephan, Klaas E. and Buhmann, Joachim M.",
+        "The Balanced Accuracy and Its Posterior Distribution", "International Conference on Pattern Recognition (ICPR)",
+        2010, pages="3121--3124"),
+    "dice1945": _paper(
+        "Dice, Lee R.", "Measures of the Amount of Ecologic Association Between Species", "Ecology", 1945, volume="26",
+        number="3", pages="297--302"),
+    "jaccard1912": _paper(
+        "Jaccard, Paul", "The Distribution of the Flora in the Alpine Zone", "New Phytologist", 1912, volume="11",
+        number="2", pages="37--50"),
+    "zhang2018excitation": _paper(
+        "Zhang, Jianming and Bargal, Sarah Adel and Lin, Zhe and Brandt, Jonathan and Shen, Xiaohui and "
+        "Sclaroff, Stan", "Top-Down Neural Attention by Excitation Backprop",
+        "International Journal of Computer Vision", 2018, volume="126", number="10", pages="1084--1102"),
+    "davison1997": {
+        "type": "book", "author": "Davison, A. C. and Hinkley, D. V.",
+        "title": "Bootstrap Methods and their Application", "publisher": "Cambridge University Press", "year": "1997"},
+    "mandel2008": _paper(
+        "Mandel, Micha and Betensky, Rebecca A.",
+        "Simultaneous Confidence Intervals Based on the Percentile Bootstrap Approach",
+        "Computational Statistics \\& Data Analysis", 2008, volume="52", number="4", pages="2158--2165",
+        doi="10.1016/j.csda.2007.07.005"),
+    "piepho2004": _paper(
+        "Piepho, Hans-Peter", "An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons",
+        "Journal of Computational and Graphical Statistics", 2004, volume="13", number="2", pages="456--466"),
+    "holm1979": _paper(
+        "Holm, Sture", "A Simple Sequentially Rejective Multiple Test Procedure", "Scandinavian Journal of Statistics",
+        1979, volume="6", number="2", pages="65--70"),
+    "arun2021": _paper(
+        "Arun, Nishanth and Gaw, Nathan and Singh, Praveer and Chang, Ken and Aggarwal, Mehak and Chen, Bryan and "
+        "Hoebel, Katharina and Gupta, Sharut and Patel, Jay and Gidwani, Mishka and Adebayo, Julius and Li, Matthew D. "
+        "and Kalpathy-Cramer, Jayashree",
+        "Assessing the Trustworthiness of Saliency Maps for Localizing Abnormalities in Medical Imaging",
+        "Radiology: Artificial Intelligence", 2021, volume="3", number="6", pages="e200267",
+        doi="10.1148/ryai.2021200267"),
+    "paszke2019pytorch": _talk(
+        "Paszke, Adam and Gross, Sam and Massa, Francisco and Lerer, Adam and Bradbury, James and Chanan, Gregory and "
+        "others", "{PyTorch}: An Imperative Style, High-Performance Deep Learning Library",
+        "Advances in Neural Information Processing Systems 32", 2019),
+    "wightman2019timm": {
+        "type": "misc", "author": "Wightman, Ross", "title": "{PyTorch} Image Models", "year": "2019",
+        "doi": "10.5281/zenodo.4414861", "howpublished": "https://github.com/huggingface/pytorch-image-models"},
+}  # fmt: skip
+"""Every reference a paragraph can cite."""
