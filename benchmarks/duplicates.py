@@ -168,8 +168,8 @@ def run() -> str:
     real = "\n".join(real_rows(found))
     names = " | ".join(CHANGES)
     return (
-        f"{head}\nPlanted copies, share found (limit {RECALL:g} for {', '.join(GOALS)}; `light` is contrast times .8 or "
-        "1.2 and brightness 25 of 255 up or down):\n\n"
+        f"{head}\nPlanted copies, share found (limit {RECALL:g} for {', '.join(GOALS)}; `light` is contrast times .8 "
+        "or 1.2 and brightness 25 of 255 up or down):\n\n"
         f"| | images | {names} | |\n|{'---|' * (len(CHANGES) + 3)}\n{planted}\n\n"
         "What is there of itself (decoding apart):\n\n"
         f"| | images | decoding | matching | found |\n|---|---|---|---|---|\n{real}\n"

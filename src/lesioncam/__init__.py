@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lesioncam.geometry import Geometry
     from lesioncam.models.checkpoint import load_classifier as load
     from lesioncam.pipeline.case import analyse
-    from lesioncam.pipeline.steps import demo, evaluate, predict, report, run, train
+    from lesioncam.pipeline.steps import demo, evaluate, evaluate_maps, predict, report, run, train
+    from lesioncam.reporting.comparison import compare_runs as compare
     from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Segmentation
 
 _HOMES = {
@@ -44,8 +45,10 @@ _HOMES = {
     "TopqPool": "lesioncam.config",
     "analyse": "lesioncam.pipeline.case",
     "check_table": "lesioncam.data.check",
+    "compare": "lesioncam.reporting.comparison:compare_runs",
     "demo": "lesioncam.pipeline.steps",
     "evaluate": "lesioncam.pipeline.steps",
+    "evaluate_maps": "lesioncam.pipeline.steps",
     "index_source": "lesioncam.data.sources",
     "load": "lesioncam.models.checkpoint:load_classifier",
     "predict": "lesioncam.pipeline.steps",

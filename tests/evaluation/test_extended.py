@@ -11,16 +11,15 @@ from sklearn import metrics as oracle
 from lesioncam.errors import GeometryError, RunError
 from lesioncam.evaluation.cases import COLUMNS, Truth, View
 from lesioncam.evaluation.extended import (
-    ALARMS,
     EXTENDED,
-    LEVELS,
     THRESHOLDS,
     ExtendedCases,
     read_extended,
     summarise_extended,
 )
-from lesioncam.evaluation.summary import METRICS, summarise
+from lesioncam.evaluation.summary import LEVELS, METRICS, summarise
 from lesioncam.functional.boxes import component_boxes
+from lesioncam.functional.localisation import FALSE_POSITIVES
 from lesioncam.functional.metrics import patient_weights
 from lesioncam.geometry import OUTSIDE
 from lesioncam.types import Box, Threshold
@@ -416,7 +415,14 @@ def test_the_table_is_tidy_and_follows_the_default_table():
     for method in ("cam", "random_map"):
         names = set(metrics.loc[metrics["method"] == method, "metric"])
         assert names >= {f"{kind}@{t:g}" for kind in ("iou_acc", "iobb_acc", "afp", "iobb_afp") for t in LEVELS}
-        assert names >= {f"froc@{x:g}" for x in ALARMS} | {"cpm", "box_ap@0.5", "pxap", "miou", "hd95", "dice_gated"}
+        assert names >= {f"froc@{x:g}" for x in FALSE_POSITIVES} | {
+            "cpm",
+            "box_ap@0.5",
+            "pxap",
+            "miou",
+            "hd95",
+            "dice_gated",
+        }
         assert ("brier" in names) == (method == "cam")
 
 
@@ -552,3 +558,114 @@ def test_no_positive_image_at_all():
     metrics = summary(frame)
     for metric in ("cpm", "froc@1", "box_ap@0.5", "f1", "hd95", "dice_gated"):
         assert pick(metrics, metric)[["value", "low", "high"]].isna().all()
+
+
+# ---- candidates --------------------------------------------------------------------------------------------------
+
+
+def detected():
+    """Two lesions in ``a``, a false candidate in the negative ``b``; ``c`` is unknown, ``d`` positive but nowhere."""
+    seen = {"map_threshold": 0.5}
+    given = {
+        "a": (1.0, [[0, 0, 4, 4], [20, 0, 24, 4], [9, 9, 13, 13]], [[0.9, 1, 1], [0.8, 1, 21], [0.7, 11, 11]]),
+        "b": (0.0, [[3, 3, 5, 5]], [[0.85, 3, 3]]),
+        "c": (NAN, [[3, 3, 5, 5]], [[0.99, 3, 3]]),
+        "d": (1.0, [[3, 3, 5, 5]], [[0.99, 3, 3]]),
+    }
+    rows = [
+        {"image": image, "patient": image, "label": label, "boxes": json.dumps(boxes), "peaks": json.dumps(peaks)}
+        | seen
+        for image, (label, boxes, peaks) in given.items()
+    ]
+    collected = ExtendedCases()
+    collected.add(
+        ("a", "mass", "cam"), view(block((0, 0, 4, 4))), truth(boxes=[(0, 0, 4, 4), (10, 10, 14, 14)], patient="a")
+    )
+    return rows, collected
+
+
+def test_froc_and_box_precision_by_hand():
+    rows, collected = detected()
+    metrics = summary(table(rows), collected)
+    # .9 hits, .85 and .8 are false, .7 hits: half of the lesions at once, all at two false positives in two images
+    expected = dict.fromkeys(("froc@0.125", "froc@0.25", "froc@0.5"), 0.5)
+    expected |= dict.fromkeys(("froc@1", "froc@2", "froc@4", "froc@8"), 1.0)
+    expected |= {"cpm": 5.5 / 7, "box_ap@0.5": 0.5}  # the last box has the pixel but fits by 9/23 only
+    for metric, value in expected.items():
+        row = pick(metrics, metric)
+        assert (row["value"], row["n"], row["undefined"]) == (pytest.approx(value), 2, 2)
+        assert row["threshold"] == 0.5
+
+
+def test_unlisted_candidates_are_not_no_candidates():
+    """A control's boxes are not listed on healthy images; a blank cell must not count as an image without alarms."""
+    rows, collected = detected()
+    rows[1] |= {"boxes": "", "peaks": ""}
+    row = pick(summary(table(rows), collected), "froc@1")
+    assert (row["value"], row["n"]) == (1.0, 1)
+    rows[1] |= {"boxes": "[]", "peaks": "[]"}
+    row = pick(summary(table(rows), collected), "froc@0.5")
+    assert (row["value"], row["n"]) == (1.0, 2)
+
+
+def test_no_candidate_at_all_finds_nothing():
+    rows, collected = detected()
+    metrics = summary(table([row | {"boxes": "[]", "peaks": "[]"} for row in rows]), collected)
+    for metric in ("froc@8", "cpm", "box_ap@0.5"):
+        assert pick(metrics, metric)[["value", "n"]].tolist() == [0, 2]
+
+
+def slow_froc(rows, truths, at):
+    """Every threshold in turn, on a list of images in which an image may come more than once."""
+    levels = sorted({peak[0] for row in rows for peak in row["peaks"]}, reverse=True)
+    points = [(0.0, 0.0)]
+    for level in levels:
+        found = false = 0
+        for row in rows:
+            met = set()
+            for p, y, x in row["peaks"]:
+                if p >= level:
+                    inside = [i for i, (a, b, c, d) in enumerate(truths[row["image"]]) if a <= x < c and b <= y < d]
+                    met |= set(inside[:1])
+                    false += not inside
+            found += len(met)
+        points.append((false / len(rows), found / sum(len(truths[row["image"]]) for row in rows)))
+    out = []
+    for x in at:
+        below = [i for i, p in enumerate(points) if p[0] <= x]
+        (x0, y0), *rest = points[below[-1] :]
+        out.append(y0 + (rest[0][1] - y0) * (x - x0) / (rest[0][0] - x0) if rest else y0)
+    return out
+
+
+def test_froc_values_and_intervals_equal_the_slow_bootstrap():
+    frame, collected = many(images=12)
+    extended, draws = collected.frame(), 10
+    images, weights = drawn(frame, draws, 2)
+    metrics = summary(frame, collected, draws=draws, seed=2)
+    for name in ("mass", "ring"):
+        part = frame[(frame["method"] == "cam") & (frame["class"] == name)]
+        own = extended[(extended["method"] == "cam") & (extended["class"] == name)]
+        truths = dict.fromkeys(images, ()) | {
+            i: json.loads(cell) for i, cell in zip(own["image"], own["truth"], strict=True)
+        }
+        parsed = {row.image: {"image": row.image, "peaks": json.loads(row.peaks)} for row in part.itertuples()}
+        values = np.array(
+            [slow_froc([parsed[i] for i in np.repeat(images, weight)], truths, FALSE_POSITIVES) for weight in weights]
+        )
+        columns = {f"froc@{x:g}": values[:, i] for i, x in enumerate(FALSE_POSITIVES)} | {"cpm": values.mean(axis=1)}
+        for metric, expected in columns.items():
+            low, high = np.quantile(expected[1:], [0.025, 0.975])
+            row = pick(metrics, metric, name)
+            assert row[["value", "low", "high"]].tolist() == pytest.approx([expected[0], low, high])
+            assert row["n"] == 12
+
+
+def test_an_overlap_exactly_at_delta_counts_although_curves_are_float32():
+    """7/10 is below .7 in float32."""
+    frame = table([{"image": "a", "patient": "a", "label": 1.0}])
+    collected = ExtendedCases()
+    collected.add(("a", "mass", "cam"), view(block((0, 0, 7, 1))), truth(boxes=[(0, 0, 10, 1)]))
+    assert float(np.float32(0.7)) < 0.7
+    assert pick(summary(frame, collected), "maxboxacc_v2")["value"] == 1.0
+    assert pick(summary(frame, collected), "maxboxacc_v1")["value"] == 1.0

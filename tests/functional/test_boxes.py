@@ -5,7 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
+from lesioncam.errors import OptionError
+from lesioncam.functional import boxes
+from lesioncam.functional.boxes import (
+    box_iou,
+    box_overlaps,
+    clip_boxes,
+    component_boxes,
+    from_inclusive,
+    from_xywh,
+    inside_boxes,
+    regions,
+    to_inclusive,
+)
+from lesioncam.functional.segmentation import components
 from lesioncam.types import Component
 
 
@@ -84,3 +97,95 @@ def test_a_pixel_is_inside_by_its_centre():
     assert inside_boxes((1, 5), boxes).tolist() == [False] * 4  # the right end is outside
     assert inside_boxes((0, 0), []).tolist() == []
     assert inside_boxes((2, 1, 0), [[0, 1, 2, 1, 2, 3]]).tolist() == [True]
+
+
+def slow_parts(mask, scores):
+    labels = components(mask)
+    out = []
+    for i in range(1, labels.max(initial=0) + 1):
+        places = np.argwhere(labels == i)  # in scanning order
+        low, high = places.min(0)[::-1].tolist(), (places.max(0) + 1)[::-1].tolist()
+        values = [-math.inf if math.isnan(scores[tuple(p)]) else scores[tuple(p)] for p in places]
+        first = int(np.argmax(values))
+        known = values[first] > -math.inf
+        peak, place = (float(values[first]), tuple(places[first].tolist())) if known else (math.nan, ())
+        out.append((tuple(low + high), len(places), peak, place))
+    return sorted(out, key=lambda part: -part[1])
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_regions_equal_a_walk_over_each(many, monkeypatch):
+    """Both ways to the boxes, ties and NaN included."""
+    monkeypatch.setattr(boxes, "_MANY", many)
+    rng = np.random.default_rng(1)
+    for trial in range(60):
+        shape = tuple(rng.integers(1, 13, size=2 + trial % 2))
+        mask = rng.random(shape) < rng.choice([0.05, 0.3, 0.6])
+        scores = rng.integers(0, 4, shape) / 4
+        scores[rng.random(shape) < 0.3] = math.nan
+        found = component_boxes(mask, scores.astype(np.float32))
+        expected = slow_parts(mask, scores)
+        assert [(p.box, p.area, p.place) for p in found] == [(b, a, place) for b, a, _, place in expected]
+        np.testing.assert_array_equal([p.peak for p in found], [peak for _, _, peak, _ in expected])
+        assert [p.box for p in component_boxes(mask)] == [part[0] for part in expected]
+
+
+def test_the_hottest_pixel_is_the_first_of_equals():
+    mask = np.ones((2, 3), bool)
+    assert component_boxes(mask, np.array([[0, 1, 2], [2, 2, 0]]))[0].place == (0, 2)
+    assert component_boxes(mask)[0].place == ()
+    assert regions(mask).places.tolist() == [-1]
+
+
+def test_three_overlaps_by_hand():
+    """methods.md section 10."""
+    found = box_overlaps([[0, 0, 4, 4]], [[2, 2, 6, 6]])
+    assert (found.iou[0, 0], found.iobb[0, 0], found.iogt[0, 0]) == (1 / 7, 0.25, 0.25)
+    pixel = box_overlaps([[3, 3, 4, 4]], [[0, 0, 10, 10]])
+    assert (pixel.iou[0, 0], pixel.iobb[0, 0], pixel.iogt[0, 0]) == (0.01, 1.0, 0.01)
+    empty = box_overlaps([[3, 3, 3, 3], [5, 5, 2, 2]], [[0, 0, 10, 10], [4, 4, 4, 4]])
+    assert not any(table.any() for table in empty)  # no area, inverted: nothing in common with anything
+    assert [table.shape for table in box_overlaps([], [[0, 0, 1, 1]])] == [(0, 1)] * 3
+
+
+def test_overlaps_hang_together():
+    rng = np.random.default_rng(2)
+    low = rng.integers(0, 8, (40, 3))
+    table = np.hstack([low, low + rng.integers(1, 9, (40, 3))])
+    found = box_overlaps(table[:20], table[20:])
+    np.testing.assert_array_equal(found.iou, box_iou(table[:20], table[20:]))
+    np.testing.assert_array_equal(found.iobb, box_overlaps(table[20:], table[:20]).iogt.T)
+    meet = found.iou > 0
+    np.testing.assert_allclose(1 / found.iou[meet], 1 / found.iobb[meet] + 1 / found.iogt[meet] - 1)
+    assert (found.iou <= np.minimum(found.iobb, found.iogt)).all()
+
+
+def test_the_other_convention_by_name():
+    """methods.md section 11: a perfect 3 x 3 box scores 9/16 there."""
+    drawn, annotated = [[4, 7, 7, 10]], to_inclusive([[4, 7, 7, 10]])
+    assert box_iou(drawn, annotated, convention="wsol")[0, 0] == 0.5625
+    assert box_iou(drawn, from_inclusive(annotated))[0, 0] == 1.0
+    with pytest.raises(OptionError, match="half_open, wsol"):
+        box_iou(drawn, drawn, convention="coco")
+
+
+def test_conversions():
+    np.testing.assert_array_equal(from_inclusive([[0, 0, 0, 0]]), [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(from_xywh([[1, 2, 3, 4, 5, 6]]), [[1, 2, 3, 5, 7, 9]])
+    rng = np.random.default_rng(3)
+    table = rng.integers(0, 9, (5, 6)).astype(float)
+    kept = table.copy()
+    np.testing.assert_array_equal(from_inclusive(to_inclusive(table)), table)
+    np.testing.assert_array_equal(table, kept)  # arguments are left alone
+    assert from_xywh([]).shape == from_inclusive([]).shape == to_inclusive([]).shape == (0, 4)
+
+
+def test_boxes_end_at_the_image():
+    np.testing.assert_array_equal(
+        clip_boxes([[-3, -1, 4, 99], [8, 0, 9, 2], [1, 1, 2, 2]], native=(5, 6)),
+        [[0, 0, 4, 5], [6, 0, 6, 2], [1, 1, 2, 2]],
+    )
+    np.testing.assert_array_equal(clip_boxes([[0, 0, 0, 9, 9, 9]], native=(2, 3, 4)), [[0, 0, 0, 4, 3, 2]])
+    assert clip_boxes([], native=(2, 3, 4)).shape == (0, 6)
+    with pytest.raises(ValueError, match="4 numbers"):
+        clip_boxes([[0, 0, 1, 1]], native=(2, 3, 4))

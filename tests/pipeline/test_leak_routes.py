@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import lesioncam as lc
-from lesioncam.errors import LesioncamError, RunError, TableError
+from lesioncam.errors import LesioncamError, TableError
 from lesioncam.evaluation.cases import read_cases
 from lesioncam.evaluation.choose import choose_best, choose_ensemble
 from lesioncam.evaluation.protocol import patient_digest
@@ -173,10 +173,10 @@ def test_a_reloaded_model_json(run, people):
         update_card(RunFolder(run), training=dict(card.training))  # written again by the program itself
         assert refused(run, f"chosen on {len(seen)} of these patients")
         path.write_bytes(kept)
-        (run / "log" / "key").write_text(f"{seed:032x}")
-        assert refused(run, "nobody can tell whom it has seen")
+        secret = (run / "log" / "key").read_bytes()
         (run / "log" / "key").write_text(f"{seed:032x}") if seed % 2 else (run / "log" / "key").unlink()
         assert refused(run, "nobody can tell whom it has seen")
+        (run / "log" / "key").write_bytes(secret)
 
 
 def test_an_edited_split_column(run):
@@ -233,5 +233,3 @@ def test_copies_can_be_left_out_and_are_counted(run, toy):
     found = read_json(run / "evaluate" / "val" / "summary.json")
     assert (found["dropped"], found["images"], len(found["leaks"])) == (1, 23, 1)
     assert found["leaks"][0]["kind"] == "mirror"
-    with pytest.raises(RunError, match="holds no table"):
-        lc.evaluate_maps(run / "none", run / "table.csv", run)

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from lesioncam.errors import GeometryError, RunError
-from lesioncam.evaluation.cases import Truth, View, truth_boxes
+from lesioncam.evaluation.cases import HIT, Truth, View, truth_boxes
 from lesioncam.evaluation.controls import is_method
 from lesioncam.evaluation.summary import (
+    LEVELS,
     METRICS,
     CaseTable,
     Grid,
@@ -34,7 +35,21 @@ from lesioncam.evaluation.summary import (
     per_class,
 )
 from lesioncam.files import write_with
-from lesioncam.functional.localisation import chestxray8_case, chexlocalize_iou, hit, otsu_mask
+from lesioncam.functional.boxes import box_iou, inside_boxes
+from lesioncam.functional.localisation import (
+    FALSE_POSITIVES,
+    box_average_precision,
+    chestxray8_case,
+    chexlocalize_iou,
+    froc,
+    hit,
+    match_detections,
+    maxboxacc_v1,
+    maxboxacc_v2,
+    otsu_mask,
+    pxap,
+    wsol_unit,
+)
 from lesioncam.functional.metrics import (
     brier,
     expected_calibration_error,
@@ -45,22 +60,16 @@ from lesioncam.functional.metrics import (
     sensitivity_at_specificity,
     weighted_ratio,
 )
-from lesioncam.functional.segmentation import overlap_counts
+from lesioncam.functional.segmentation import counts_from_levels, overlap_counts, threshold_levels
 from lesioncam.functional.surface import lesion_detection, surface_distances, volume_difference
-from lesioncam.functional.sweep import box_sweep, max_box_acc, pxap, pxap_counts, wsol_unit
+from lesioncam.functional.sweep import box_sweep_levels
 from lesioncam.geometry import OUTSIDE
 
-__all__ = ["EXTENDED", "LEVELS", "THRESHOLDS", "ExtendedCases", "read_extended", "summarise_extended"]
+__all__ = ["EXTENDED", "THRESHOLDS", "ExtendedCases", "read_extended", "summarise_extended"]
 
 KEYS = ("image", "class", "method")
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Overlaps T of the ChestX-ray8 protocol; a box counts above T, not at it."""
-
 THRESHOLDS = np.linspace(0.0, 1.0, 1001)
 """Thresholds of the WSOL protocol, on each map's own range."""
-
-ALARMS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""False positives per image at which the FROC curve is read."""
 
 NAN = float("nan")
 
@@ -118,6 +127,17 @@ class ExtendedCases:
     """Collects what ``--metrics all`` needs while the maps pass by; `add` fits the ``watch`` of `case_rows`.
 
     About 16 kB per row stay in memory, whatever the size of the images.
+
+    Example:
+        >>> from lesioncam.functional.boxes import component_boxes
+        >>> from lesioncam.types import Threshold
+        >>> values = np.float32([[0.0, 0.9, 0.8, 0.0]])
+        >>> mask = values >= 0.5
+        >>> seen = View(values, mask, component_boxes(mask, values), Threshold(0.5), lambda raw: raw)
+        >>> collected = ExtendedCases()
+        >>> collected.add(("a", "mass", "cam"), seen, Truth((1,), (1,), "p", "val", {"mass": values > 0.85}))
+        >>> collected.frame()[["overlap", "precision", "hausdorff", "lesions_found", "hit"]].iloc[0].tolist()
+        [1.0, 0.5, 1.0, 1.0, 1.0]
     """
 
     def __init__(self) -> None:
@@ -218,8 +238,9 @@ def summarise_extended(
 
     Classification needs ``cases`` alone. Localisation and segmentation are over the images whose lesions are located;
     FROC and the average precision of boxes also count the candidates in images whose label is 0, as far as their boxes
-    are listed (controls list none there, so theirs are over the located images only; see ``n``). A candidate's score is
-    the hottest probability of its region.
+    are listed (controls list none there, so theirs are over the located images only; see ``n``). A candidate is a
+    region of the mask; its score is its hottest probability, and it finds the lesion in whose box the pixel lies that
+    has it. For the average precision its box must reach IoU .5 instead.
 
     ``dice_pooled`` and ``iou_pooled`` sum pixels over all images. ``dice_gated`` is 0 where the method's image score
     (for controls: that of the run's own method) does not reach its decision threshold. ``maxboxacc`` chooses one
@@ -250,13 +271,14 @@ def summarise_extended(
     places = {table.method: table for table in case_tables(extended, _PLACE_COLUMNS, grid=grid)}
     if odd := sorted(set(places) - {table.method for table in tables}):
         raise RunError(f"method {odd[0]!r} is not in these cases; both files must be of one evaluation.")
-    swept = _by_method(extended, sweeps, grid)
+    swept, scenes = _by_method(extended, sweeps, grid), _scenes(cases, extended, grid)
     rows: list[dict[str, Any]] = []
     for table in tables:
         place = places.get(table.method, _nothing(table))
         measures = [
             *_protocols(place, drawn.weights),
             *_swept(swept.get(table.method, _NO_CURVES), table.column["label"].shape, drawn.weights),
+            *_detection(table, scenes.get(table.method, {}), drawn.weights),
             *_segmentation(table, place, own, drawn.weights),
         ]
         if is_method(table.method):
@@ -288,7 +310,7 @@ def _mask_columns(view: View, lesion: np.ndarray, spacing: Sequence[float] | Non
         "overlap": counts.both,
         "area": counts.predicted,
         "truth_area": counts.truth,
-        "precision": counts.both / counts.predicted if counts.predicted else NAN,
+        "precision": counts.precision,
         "volume_difference": volume_difference(view.mask, lesion),
         "lesions": parts.lesions,
         "lesions_found": parts.found,
@@ -316,13 +338,13 @@ def _box_columns(view: View, boxes: Sequence[Sequence[float]]) -> dict[str, Any]
 
 def _sweep(evidence: np.ndarray, lesion: np.ndarray | None, boxes: Sequence[Sequence[float]]) -> Sweeps:
     """The curves of one map."""
-    unit, steps = wsol_unit(evidence), len(THRESHOLDS)
-    largest = best = np.full(steps, np.nan)
-    found = reached = np.zeros(steps, dtype=np.uint32)
-    if boxes:
-        largest, best = box_sweep(unit, THRESHOLDS, boxes)
+    steps = len(THRESHOLDS)
+    levels = threshold_levels(wsol_unit(evidence), THRESHOLDS)
+    largest, best = box_sweep_levels(levels, steps, boxes)  # NaN without boxes
+    found = reached = np.zeros(steps, dtype=np.int64)
     if lesion is not None:
-        found, reached = pxap_counts(unit, lesion, THRESHOLDS)
+        counts = counts_from_levels(levels, lesion, steps)
+        found, reached = counts.both, counts.predicted
     return Sweeps(
         largest.astype(np.float32), best.astype(np.float32), found.astype(np.uint32), reached.astype(np.uint32)
     )
@@ -444,10 +466,10 @@ def _swept(curves: _Curves, shape: tuple[int, ...], weights: np.ndarray) -> list
     """The WSOL protocol: one threshold for all images of a class."""
 
     def v1(own: Sweeps, drawn: np.ndarray) -> np.ndarray:
-        return max_box_acc(own.largest, 0.5, drawn)
+        return maxboxacc_v1(own.largest, drawn)
 
     def v2(own: Sweeps, drawn: np.ndarray) -> np.ndarray:
-        return np.mean([max_box_acc(own.best, delta, drawn) for delta in (0.3, 0.5, 0.7)], axis=0)
+        return maxboxacc_v2(own.best, drawn)
 
     def area(own: Sweeps, drawn: np.ndarray) -> np.ndarray:
         return pxap(own.found, own.reached, drawn)
@@ -469,25 +491,71 @@ def _swept(curves: _Curves, shape: tuple[int, ...], weights: np.ndarray) -> list
 
 
 class _Scene(NamedTuple):
-    """The candidates of one image and class, and the truth."""
+    """The candidates of one image and class, and the truth.
+
+    Attributes:
+        image: number of the image.
+        boxes: p candidates.
+        scores: ``(p,)``, hottest probability of each.
+        places: p, where that is, in array order.
+        truth: m boxes.
+    """
 
     image: int
     boxes: list[list[float]]
-    scores: list[float]
+    scores: np.ndarray
+    places: list[list[int]]
     truth: list[list[float]]
 
+    def found(self) -> np.ndarray:
+        """The true box in which each candidate's hottest pixel lies, -1 for none (FROC)."""
+        if not self.truth or not self.boxes:
+            return np.full(len(self.boxes), -1)
+        inside = np.stack([inside_boxes(place, self.truth) for place in self.places])
+        return match_detections(inside, self.scores, once=False)
 
-def _scenes(cases: pd.DataFrame, extended: pd.DataFrame, grid: Grid) -> dict[tuple[str, int], list[_Scene]]:
+    def fitted(self) -> np.ndarray:
+        """The true box that each candidate's box fits, given away once, -1 for none (average precision)."""
+        if not self.truth or not self.boxes:
+            return np.full(len(self.boxes), -1)
+        return match_detections(box_iou(self.boxes, self.truth), self.scores, HIT)
+
+
+def _scenes(cases: pd.DataFrame, extended: pd.DataFrame, grid: Grid) -> dict[str, dict[int, list[_Scene]]]:
     """By method and class: images with located lesions, and those whose label is 0, where candidates are listed."""
-    known = zip(*(extended[name].astype(str) for name in KEYS), strict=True)
-    located = dict(zip(known, extended["truth"], strict=True))
+    keys = zip(*(extended[name].astype(str) for name in KEYS), strict=True)
+    located = dict(zip(keys, extended["truth"], strict=True))
     listed = cases[(cases["boxes"] != "") & (cases["peaks"] != "")]
     image, label = grid.place(listed)
-    scenes: dict[tuple[str, int], list[_Scene]] = {}
     columns = (listed[name] for name in (*KEYS, "label", "boxes", "peaks"))
-    for i, k, name, group, method, state, boxes, peaks in zip(image, label, *columns, strict=True):
+    scenes: dict[str, dict[int, list[_Scene]]] = {}
+    for i, k, name, group, method, state, boxes, cell in zip(image, label, *columns, strict=True):
         truth = located.get((name, group, method), "[]")
         if truth != "[]" or state == 0:
-            scores = [peak[0] for peak in json.loads(peaks)]
-            scenes.setdefault((method, int(k)), []).append(_Scene(int(i), json.loads(boxes), scores, json.loads(truth)))
+            peaks = json.loads(cell)
+            scores, places = np.array([peak[0] for peak in peaks], dtype=float), [peak[1:] for peak in peaks]
+            scene = _Scene(int(i), json.loads(boxes), scores, places, json.loads(truth))
+            scenes.setdefault(method, {}).setdefault(int(k), []).append(scene)
     return scenes
+
+
+def _detection(table: CaseTable, scenes: dict[int, list[_Scene]], weights: np.ndarray) -> list[Measure]:
+    """FROC at each number of false positives, its mean, and the average precision of the boxes."""
+    names = [*(f"froc@{x:g}" for x in FALSE_POSITIVES), "cpm", f"box_ap@{HIT:g}"]
+    shape, level = table.column["label"].shape, class_thresholds(table, "map_threshold")
+    stats, used = np.full((len(names), len(weights), shape[1]), np.nan), np.zeros(shape, dtype=bool)
+    for k, own in scenes.items():
+        image = np.array([scene.image for scene in own])
+        stats[:, :, k], used[image, k] = _detected(own, weights[:, image]), True
+    return [Measure("localisation", name, values, used, level) for name, values in zip(names, stats, strict=True)]
+
+
+def _detected(scenes: Sequence[_Scene], weights: np.ndarray) -> np.ndarray:
+    """``(A + 2, 1 + D)``: FROC, CPM, average precision."""
+    scores = np.concatenate([scene.scores for scene in scenes])
+    owner = np.repeat(np.arange(len(scenes)), [len(scene.boxes) for scene in scenes])
+    lesions = np.array([len(scene.truth) for scene in scenes])
+    found, fitted = (np.concatenate(parts) for parts in zip(*((s.found(), s.fitted()) for s in scenes), strict=True))
+    curve = froc(scores, found, owner, lesions, weights)
+    precision = box_average_precision(scores, fitted, owner, lesions, weights)
+    return np.vstack([curve.sensitivity.T, curve.cpm[None], precision[None]])

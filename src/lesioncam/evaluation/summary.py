@@ -24,6 +24,8 @@ from lesioncam.functional.metrics import (
 )
 
 __all__ = [
+    "LEVELS",
+    "LOWER_IS_BETTER",
     "METRICS",
     "CaseTable",
     "Draws",
@@ -47,8 +49,13 @@ __all__ = [
 METRICS = ("task", "metric", "class", "method", "value", "low", "high", "n", "undefined", "threshold")
 """Columns of ``metrics.csv``."""
 
-LOWER_IS_BETTER = frozenset({"false_alarm_rate", "hausdorff", "hd95", "assd", "brier", "ece"})
-"""Metrics of which the smallest value is the best; so are all with ``afp@`` in their name."""
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Overlaps T of the ChestX-ray8 protocol; a box counts above T, not at it."""
+
+LOWER_IS_BETTER = frozenset({"false_alarm_rate", "hausdorff", "hd95", "assd", "brier", "ece"}) | {
+    f"{kind}@{level:g}" for kind in ("afp", "iobb_afp") for level in LEVELS
+}
+"""Metrics of which the smallest value is the best."""
 
 
 class Grid(NamedTuple):
@@ -171,8 +178,7 @@ def best_control(metrics: pd.DataFrame, metric: str, label: str = "macro") -> pd
     chosen = chosen[chosen["value"].notna()]
     if chosen.empty:
         return None
-    lower = metric in LOWER_IS_BETTER or "afp@" in metric
-    best = chosen["value"].argmin() if lower else chosen["value"].argmax()
+    best = chosen["value"].argmin() if metric in LOWER_IS_BETTER else chosen["value"].argmax()
     return chosen.iloc[int(best)]
 
 

@@ -14,7 +14,7 @@ from lesioncam.reporting.figures import COLOURS, MUTED, Plot
 from lesioncam.reporting.figures import _plot as make_plot
 from lesioncam.reporting.words import metric_name, number
 
-__all__ = ["difference_plots", "heading", "value_plots"]
+__all__ = ["difference_plots", "heading", "signed", "value_plots", "verdict"]
 
 LINES = 60
 """A longer plot shows the mean of the classes only."""
@@ -84,12 +84,12 @@ def _difference_plot(metric: str, differences: pd.DataFrame) -> Plot | None:
             _interval(axes, y, (row["low_corrected"], row["high_corrected"]), 1.0, colour)
             _interval(axes, y, (row["low"], row["high"]), 2.6, colour)
             axes.plot([row["difference"]], [y], "o", color=colour, markersize=6)
-            beside = f"{row['difference']:+.3f}  {verdict(row)}"
+            beside = f"{signed(row['difference'])}  {verdict(row)}"
             axes.text(1.04, y, beside, va="center", transform=axes.get_yaxis_transform(), clip_on=False)
         axes.set(xlim=(-reach, reach), title=title)
         _finish(axes, names, [False] * len(names))
 
-    said = [f"{name}: {row['difference']:+.3f}, {verdict(row)}" for name, row in zip(names, rows, strict=True)]
+    said = [f"{name}: {signed(row['difference'])}, {verdict(row)}" for name, row in zip(names, rows, strict=True)]
     return make_plot(f"differences-{metric}", (3.0, 0.75 + 0.24 * len(rows)), draw, f"{title}. {'; '.join(said)}.")
 
 
@@ -103,6 +103,17 @@ def verdict(row: Row) -> str:
     if math.isnan(row["tie"]):
         return "cannot be told"
     return "tie" if row["tie"] else "apart"
+
+
+def signed(value: float) -> str:
+    """With a sign, a true minus, and no sign before nothing.
+
+    Example:
+        >>> [signed(value) for value in (0.1, -0.0204, -0.0001)]
+        ['+0.100', '−0.020', '0.000']
+    """
+    said = f"{value:+.3f}"
+    return "0.000" if said in ("+0.000", "-0.000") else said.replace("-", "−")
 
 
 def _interval(axes: Axes, y: float, ends: tuple[float, float], width: float, colour: str = COLOURS[0]) -> None:

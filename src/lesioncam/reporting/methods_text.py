@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-
 __all__ = ["Described", "Protocol", "bibliography", "methods_text"]
 
 
@@ -99,13 +98,13 @@ MEASURES = {
 
 
 def methods_text(runs: Sequence[Described], protocol: Protocol) -> str:
-    """The paragraph, plain text, one sentence per line of thought, three short paragraphs.
+    """The text: how the runs were trained, how maps were made, how they were measured; a paragraph each.
 
     Example:
         >>> run = Described("a", {"pooling.kind": "avg"}, {"method": "cam"})
         >>> protocol = Protocol("test", 50, 17, ("dice",), 2000, 0, "0.1.0", paired=False)
-        >>> methods_text([run], protocol).split(". ")[1]
-        'Image scores were the mean of the class map [@zhou2016cam]'
+        >>> methods_text([run], protocol).split(". ")[1].splitlines()[0]
+        'Image scores were pooled by the mean of the class map [@zhou2016cam].'
     """
     own = [run for run in runs if not run.foreign]
     parts = [
@@ -113,7 +112,8 @@ def methods_text(runs: Sequence[Described], protocol: Protocol) -> str:
         [*_maps(own), *_choices(runs)],
         [*_measures(protocol), *_comparison(runs, protocol), *_software(own, protocol)],
     ]
-    return "\n\n".join(" ".join(sentences) for sentences in parts if sentences) + "\n"
+    paragraphs = [" ".join(filter(None, sentences)) for sentences in parts]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def bibliography(text: str) -> str:
@@ -138,7 +138,7 @@ def _models(own: Sequence[Described]) -> list[str]:
         return []
     return [
         "Classifiers were trained from image-level labels alone; no mask or box was used in training.",
-        _each(own, "Image scores were {}.", _pooling),
+        _each(own, "Image scores were pooled by {}.", _pooling),
         _each(own, "The backbone was {}.", _backbone),
         _each(own, "Weights were initialised {}.", _start),
     ]
@@ -148,9 +148,12 @@ def _training(own: Sequence[Described]) -> list[str]:
     known = [run for run in own if run.config.get("epochs")]
     if not known:
         return []
-    return [
+    how = (
         "The loss was the binary cross-entropy of each class over known labels, the optimiser AdamW "
-        "[@loshchilov2019adamw] with a one-cycle learning rate [@smith2019onecycle].",
+        "[@loshchilov2019adamw] with a one-cycle learning rate [@smith2019onecycle]."
+    )
+    return [
+        how,
         _each(known, "Training took {}.", _budget),
         "The epoch with the highest validation AUROC was kept.",
     ]
@@ -160,10 +163,8 @@ def _foreign(runs: Sequence[Described]) -> list[str]:
     names = [run.name for run in runs if run.foreign]
     if not names:
         return []
-    return [
-        f"The maps of {_listed(names)} were made by another tool and measured by the same protocol; how they were made "
-        "has to be described by the authors."
-    ]
+    made = "were made by another tool and measured by the same protocol; how they were made is for the authors to say."
+    return [f"The maps of {_listed(names)} {made}"]
 
 
 def _maps(own: Sequence[Described]) -> list[str]:
@@ -194,22 +195,20 @@ def _measures(protocol: Protocol) -> list[str]:
 
 
 def _comparison(runs: Sequence[Described], protocol: Protocol) -> list[str]:
-    found = [
-        f"Intervals (95 %) are percentiles of {protocol.draws} bootstrap draws of whole patients (seed "
-        f"{protocol.seed}) [@davison1997]."
-    ]
+    drawn = f"{protocol.draws} bootstrap draws of whole patients (seed {protocol.seed})"
+    found = [f"Intervals (95 %) are percentiles of {drawn} [@davison1997]."]
     if protocol.paired and len(runs) > 1:
         found.append(
             "Differences are paired: all runs see the same draws. For each metric and class the intervals of all pairs "
-            "of runs hold simultaneously [@mandel2008]; pairs whose interval includes 0 are reported as ties, by letters "
-            "[@piepho2004]. P values are two-sided bootstrap values with Holm's correction [@holm1979]. Nothing was "
-            "corrected across metrics or classes."
+            "of runs hold simultaneously [@mandel2008]; pairs whose interval includes 0 are reported as ties, shown by "
+            "shared letters [@piepho2004]. P values are two-sided bootstrap values with Holm's correction [@holm1979]. "
+            "Nothing was corrected across metrics or classes."
         )
     if protocol.repeated:
         found.append(
-            "Repeatability (other seeds) and reproducibility (other architectures) of the maps [@arun2021] were measured "
-            "by the Dice coefficient between the masks of two runs, and by the correlation of their scores and of their "
-            "Dice coefficients."
+            "Repeatability (other seeds) and reproducibility (other architectures) of the maps [@arun2021] were "
+            "measured by the Dice coefficient between the masks of two runs, and by the correlation of their scores "
+            "and of their Dice coefficients."
         )
     return found
 
@@ -223,7 +222,7 @@ def _software(own: Sequence[Described], protocol: Protocol) -> list[str]:
 
 
 def _each(runs: Sequence[Described], sentence: str, say: Any) -> str:
-    """One sentence where all runs agree, otherwise one that names the runs; nothing where nobody has anything to say."""
+    """One sentence where all runs agree, otherwise one that names the runs; nothing where there is nothing to say."""
     said: dict[str, list[str]] = {}
     for run in runs:
         if words := say(run):
@@ -353,7 +352,8 @@ REFERENCES: dict[str, dict[str, str]] = {
         "{EfficientNet}: Rethinking Model Scaling for Convolutional Neural Networks",
         "International Conference on Machine Learning (ICML)", 2019, pages="6105--6114"),
     "liu2022convnext": _talk(
-        "Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and Feichtenhofer, Christoph and Darrell, Trevor and Xie, Saining",
+        "Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and Feichtenhofer, Christoph and Darrell, Trevor and "
+        "Xie, Saining",
         "A {ConvNet} for the 2020s", CVPR, 2022, pages="11976--11986"),
     "liu2021swin": _talk(
         "Liu, Ze and Lin, Yutong and Cao, Yue and Hu, Han and Wei, Yixuan and Zhang, Zheng and Lin, Stephen and "
@@ -399,8 +399,8 @@ REFERENCES: dict[str, dict[str, str]] = {
         "International Conference on Machine Learning (ICML)", 2006, pages="233--240"),
     "brodersen2010": _talk(
         "Brodersen, Kay H. and Ong, Cheng Soon and Stephan, Klaas E. and Buhmann, Joachim M.",
-        "The Balanced Accuracy and Its Posterior Distribution", "International Conference on Pattern Recognition (ICPR)",
-        2010, pages="3121--3124"),
+        "The Balanced Accuracy and Its Posterior Distribution",
+        "International Conference on Pattern Recognition (ICPR)", 2010, pages="3121--3124"),
     "dice1945": _paper(
         "Dice, Lee R.", "Measures of the Amount of Ecologic Association Between Species", "Ecology", 1945, volume="26",
         number="3", pages="297--302"),

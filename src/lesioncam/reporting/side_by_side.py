@@ -58,7 +58,7 @@ class Pick(NamedTuple):
 
 
 class Lineup(NamedTuple):
-    """One case: the image ``(H, W[, 3])`` uint8, and what is painted over it, truth first, then one panel per run."""
+    """One case: the image ``(H, W[, 3])`` uint8; over it nothing, the truth, then one panel per run."""
 
     pick: Pick
     name: str
@@ -256,9 +256,10 @@ def _lineup(pick: Pick, sources: Mapping[str, Maps]) -> Lineup | None:
     image = shrink(kept["image"], SIDE)
     zoom = -(-LINE_SIDE // max(image.shape[:2]))
     truth = _truth(kept, pick.label)
+    bare = Panel("Image", np.zeros((1, 1, 4), np.uint8), "")
     drawn = Panel("Truth", line_layer(image.shape[:2], None, _small(truth), zoom=zoom), _truth_note(truth))
     panels = [_panel(name, maps, pick, _small(truth), zoom) for name, maps in sources.items()]
-    return Lineup(pick, short_name(pick.image), image, (drawn, *panels))
+    return Lineup(pick, short_name(pick.image), image, (bare, drawn, *panels))
 
 
 def _kept_pictures(image: str, sources: Mapping[str, Maps]) -> Iterator[dict[str, np.ndarray]]:
