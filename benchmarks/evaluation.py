@@ -1,4 +1,4 @@
-"""A whole evaluation of another tool's maps: 1,000 images of 1024 x 1024, 14 classes, maps at 32 x 32 (made up, seed 0)."""
+"""A whole evaluation of another tool's maps: 1,000 images of 1024 x 1024, 14 classes, maps of 32 x 32 (made up)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def run(images: int = IMAGES, pairs: int = PAIRS, kinds: tuple[str, ...] = ("def
     return (
         f"## Another tool's maps: {images:,} images of {SIDE} x {SIDE}, {len(CLASSES)} maps of {GRID} x {GRID} each, "
         f"{pairs:,} pairs with a mask, {TUNING} validation images (made up, seed 0)\n\n"
-        "| metrics | checks, thresholds and val | test, controls included | together | peak memory | limit for test | |\n"
+        "| metrics | check, thresholds, val | test, controls included | together | peak memory | limit for test | |\n"
         "|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
         f"Peak memory with a quarter of the images: {few['peak']:.2f} GiB.\n"
     )

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from lesioncam.functional.sweep import box_sweep
 
 import lesioncam as lc
 from lesioncam.data.split import split_table
@@ -18,6 +17,7 @@ from lesioncam.evaluation.summary import METRICS, summarise
 from lesioncam.files import RunFolder, read_json
 from lesioncam.functional.boxes import box_overlaps
 from lesioncam.functional.segmentation import dice_at_thresholds, overlap_counts
+from lesioncam.functional.sweep import box_sweep
 from lesioncam.models.checkpoint import load_classifier, update_card
 from lesioncam.segmentation.threshold import THRESHOLDS, DiceSearch
 from lesioncam.types import Threshold
@@ -181,5 +181,3 @@ def test_d11_names_of_metrics_never_move(toy_run):
         *("dice_pooled", "dice_gated", "iou_pooled"),
     }
     assert not [name for name in every if re.search(r"[A-Z ]", name)]
-
-

@@ -122,9 +122,7 @@ def check_roles(
     if split not in groups:
         raise LesioncamError(f"there is no split `{split}`; this table has {', '.join(groups) or 'none'}.")
     if both := trained_on & groups[split]:
-        raise LesioncamError(
-            f"the model was trained on {len(both)} of the patients of `{split}`; evaluate on others."
-        )
+        raise LesioncamError(f"the model was trained on {len(both)} of the patients of `{split}`; evaluate on others.")
     applied = list(chosen)
     if split == TUNING:
         return any(one.tuned_on & groups[split] for one in applied)

@@ -161,9 +161,7 @@ def card_from_json(path: Path, content: Mapping[str, Any]) -> ModelCard:
         RunError: for another format, or a damaged file.
     """
     if content.get("format") != FORMAT:
-        raise RunError(
-            f"{path} has format {content.get('format')!r}; this version reads format {FORMAT}. Train again."
-        )
+        raise RunError(f"{path} has format {content.get('format')!r}; this version reads format {FORMAT}. Train again.")
     try:
         classes = tuple(str(name) for name in content["classes"])
         groups = [frozenset(map(str, group)) for group in content["patients"]]
