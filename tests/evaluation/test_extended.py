@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn import metrics as oracle
 
 from lesioncam.errors import GeometryError, RunError
@@ -187,18 +188,17 @@ def test_a_flat_map_is_a_miss_without_a_box(value):
     assert not curves.best[0, 1:].any()
 
 
-def test_places_never_seen_do_not_stretch_the_scale():
-    """A crop fills the rest with -20; min-max over that would make everything inside look hot."""
-    inside = np.random.default_rng(0).normal(size=(20, 20)).astype(np.float32)
-    padded = np.full((20, 30), OUTSIDE, np.float32)
-    padded[:, :20] = inside
-    low = np.full((20, 30), inside.min(), np.float32)
-    low[:, :20] = inside
-    given = truth(block((4, 5, 14, 11)))
-    (row, curves), (expected, expected_curves) = one(padded, given), one(low, given)
-    pd.testing.assert_series_equal(row, expected)
-    for curve, other in zip(curves, expected_curves, strict=True):
-        np.testing.assert_array_equal(curve, other)
+def test_protocols_get_the_map_as_it_is_shown():
+    """As probabilities: the spread of cold logits, and the -20 outside a crop, must not make the rest look hot."""
+    lesion = block((4, 5, 14, 11))
+    raw = np.where(lesion > 0.5, 3, np.random.default_rng(0).uniform(-9, -4, lesion.shape)).astype(np.float32)
+    raw[:, 24:] = OUTSIDE
+    cut = View(raw, raw > 0, component_boxes(raw > 0, raw), Threshold(0.5), expit)
+    collected = ExtendedCases()
+    collected.add(("a", "mass", "cam"), cut, truth(lesion))
+    row, curves = collected.frame().iloc[0], collected.sweeps()
+    assert row[["otsu_iou", "hit", "iou_hits@0.9", "iou_false@0.1"]].tolist() == [1, 1, 1, 0]
+    assert curves.best[0, 500] == curves.largest[0, 500] == 1
 
 
 def test_3d():

@@ -273,10 +273,10 @@ def resolution_ceiling(heatmap: Heatmap, mask: np.ndarray) -> Ceiling:
         The map as a probability (it is an oracle), its threshold .5, and its Dice.
     """
     geometry, grid = heatmap.geometry, heatmap.raw.shape[1:]
-    ways = [way.astype(np.float64) for way in geometry.weights(grid, heatmap.origin)]
+    ways = geometry.weights(grid, heatmap.origin)
     seen = mask[tuple(slice(a, b) for a, b in geometry.crop)]
-    nearest = _along(seen.astype(float), [np.linalg.pinv(way) for way in ways])
-    starts = geometry.to_cells(mask, grid, heatmap.origin), nearest
+    nearest = _along(seen.astype(np.float32), [np.linalg.pinv(way) for way in ways])
+    starts = geometry.to_cells(mask, grid, heatmap.origin).astype(np.float32), nearest
     return max((_judged(heatmap, _ascend(start, seen, ways), mask) for start in starts), key=lambda one: one.dice)
 
 
@@ -310,11 +310,13 @@ def _near(mask: np.ndarray, ways: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
         margin = 2 * -(-len(way) // way.shape[1])
         low, high = (max(0, hit[0] - margin), min(len(way), hit[-1] + 1 + margin)) if len(hit) else (0, len(way))
         rows.append(np.arange(low, high, -(-(high - low) // MOST)))
-    return mask[np.ix_(*rows)].astype(float), [way[kept] for way, kept in zip(ways, rows, strict=True)]
+    return mask[np.ix_(*rows)].astype(np.float32), [way[kept] for way, kept in zip(ways, rows, strict=True)]
 
 
 def _along(values: np.ndarray, ways: Sequence[np.ndarray]) -> np.ndarray:
     """Each axis through its matrix."""
+    if len(ways) == 2:
+        return np.asarray(ways[0] @ values @ ways[1].T)
     for axis, way in enumerate(ways):
         values = np.moveaxis(np.tensordot(way, values, axes=(1, axis)), 0, axis)
     return values

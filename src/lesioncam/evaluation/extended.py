@@ -63,7 +63,6 @@ from lesioncam.functional.metrics import (
 from lesioncam.functional.segmentation import counts_from_levels, overlap_counts, threshold_levels
 from lesioncam.functional.surface import lesion_detection, surface_distances, volume_difference
 from lesioncam.functional.sweep import box_sweep_levels
-from lesioncam.geometry import OUTSIDE
 
 __all__ = ["EXTENDED", "THRESHOLDS", "ExtendedCases", "read_extended", "summarise_extended"]
 
@@ -167,15 +166,15 @@ class ExtendedCases:
                 f"the mask of {key[0]!r} is {np.shape(mask)} but its map is {np.shape(view.evidence)}; bring both to "
                 "the image's own grid."
             )
-        seen = view._replace(evidence=_seen(view.evidence))
+        shown = _shown(view)
         lesion = np.asarray(mask, dtype=bool) if mask is not None and np.any(mask) else None
         row = dict(zip(KEYS, key, strict=True)) | {"truth": json.dumps([list(box) for box in boxes])}
         if lesion is not None:
-            row |= _mask_columns(seen, lesion, spacing)
+            row |= _mask_columns(shown, lesion, spacing) | {"hit": hit(view.evidence, lesion)}
         if boxes:
-            row |= _box_columns(seen, boxes)
+            row |= _box_columns(shown, boxes)
         self._rows.append(row)
-        self._curves.append(_sweep(seen.evidence, lesion, boxes))
+        self._curves.append(_sweep(shown.evidence, lesion, boxes))
 
     def frame(self) -> pd.DataFrame:
         """The rows so far, as `read_extended` returns them."""
@@ -291,12 +290,9 @@ def summarise_extended(
 # ---- one map -----------------------------------------------------------------------------------------------------
 
 
-def _seen(evidence: np.ndarray) -> np.ndarray:
-    """Places the network never saw count as cold as the coldest it saw: protocols scale a map by its own range."""
-    outside = evidence == np.float32(OUTSIDE)
-    if not outside.any() or outside.all():
-        return evidence
-    return np.where(outside, evidence[~outside].min(), evidence)
+def _shown(view: View) -> View:
+    """Protocols scale a map by its own range: they get it as it is shown, as probabilities, where cold is near 0."""
+    return view._replace(evidence=np.asarray(view.probability(view.evidence), dtype=np.float32))
 
 
 def _mask_columns(view: View, lesion: np.ndarray, spacing: Sequence[float] | None) -> dict[str, Any]:
@@ -318,7 +314,6 @@ def _mask_columns(view: View, lesion: np.ndarray, spacing: Sequence[float] | Non
         "components_false": parts.false,
         "otsu_iou": chexlocalize_iou(otsu, lesion, true_positives_only=False),
         "otsu_iou_true_positives": chexlocalize_iou(otsu, lesion, true_positives_only=True),
-        "hit": hit(view.evidence, lesion),
     }
 
 
