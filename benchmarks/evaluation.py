@@ -35,7 +35,11 @@ def make(folder: Path, images: int, pairs: int, tuning: int) -> Path:
         left -= len(found) if test else 0
         raw = ndimage.gaussian_filter(rng.normal(0, 3, (len(CLASSES), GRID, GRID)), (0, 1.5, 1.5)) - 3
         image = (90 + 60 * np.cos(rr / 300) * np.sin(cc / 250 + i)).astype(np.uint8)
-        row = {"image": f"images/{i}.png", "patient": f"p{i // 4}", "split": "test" if test else "val"}
+        row = {
+            "image": f"images/{i}.png",
+            "patient": f"{'test' if test else 'val'}{i // 4}",
+            "split": "test" if test else "val",
+        }
         for k, label in enumerate(CLASSES):
             row[f"class:{label}"] = int(k in found)
             row[f"mask:{label}"] = ""
@@ -74,7 +78,7 @@ print(json.dumps({"choose": took[1] - took[0], "measure": took[2] - took[1], "pe
 
 def child(folder: Path, table: Path, metrics: str) -> dict[str, float]:
     command = [sys.executable, "-c", CHILD, str(folder / "maps"), str(table), str(folder / f"out_{metrics}"), metrics]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

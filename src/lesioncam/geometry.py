@@ -152,10 +152,13 @@ class Geometry:
         Returns:
             Linear in between, inside the range of the maps.
         """
-        cut = np.asarray(maps, dtype=np.float32)
-        for axis, weights in enumerate(self.weights(maps.shape[1:], origin)):
-            cut = np.moveaxis(np.tensordot(weights, cut, axes=(1, axis + 1)), 0, axis + 1)
-        cut = np.ascontiguousarray(cut)
+        cut, ways = np.asarray(maps, dtype=np.float32), self.weights(maps.shape[1:], origin)
+        if len(ways) == 2:  # one product per map, already in order
+            cut = ways[0] @ (cut @ ways[1].T)
+        else:
+            for axis, weights in enumerate(ways):
+                cut = np.moveaxis(np.tensordot(weights, cut, axes=(1, axis + 1)), 0, axis + 1)
+            cut = np.ascontiguousarray(cut)
         if self.extent == self.native:
             return cut
         out = np.full((len(maps), *self.native), fill, dtype=np.float32)

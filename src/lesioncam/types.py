@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -165,6 +166,21 @@ class Calibration:
                 out[k] = np.interp(raw[k], places, values)
         return out
 
+    def raw_level(self, k: int, probability: float) -> np.float32:
+        """The smallest raw value of class ``k`` whose probability reaches a threshold; infinity if none does.
+
+        Comparing raw maps with it is comparing their probabilities with the threshold, without computing them.
+
+        Example:
+            >>> round(float(Calibration((2.0,), (-1.0,)).raw_level(0, 0.5)), 6)
+            0.5
+        """
+        return _raw_level(self.of_class(k), float(probability))
+
+    def of_class(self, k: int) -> Calibration:
+        """The scale of one class alone."""
+        return Calibration(self.scale[k : k + 1], self.offset[k : k + 1], knots=self.knots[k : k + 1])
+
     def check_unseen(self, patients: Sequence[str]) -> None:
         """Refuse to be applied to patients (digests) it was fitted on.
 
@@ -172,6 +188,31 @@ class Calibration:
             LesioncamError: if any of them was seen.
         """
         _refuse_seen(f"{self.kind} calibration", self.tuned_on, patients)
+
+
+@lru_cache(maxsize=1024)
+def _raw_level(scale: Calibration, probability: float) -> np.float32:
+    def reaches(code: int) -> bool:
+        return bool(scale.probability(_from_order(code)[None, None])[0, 0] >= np.float64(probability))
+
+    low, high = _to_order(np.float32(-np.inf)), _to_order(np.float32(np.inf))
+    if not reaches(high):
+        return np.float32(np.inf)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return np.float32(_from_order(high))
+
+
+def _to_order(value: np.float32) -> int:
+    """Floats as whole numbers in the same order, so that halving an interval ends."""
+    code = int(value.view(np.int32))
+    return code if code >= 0 else -(code & 0x7FFFFFFF)
+
+
+def _from_order(code: int) -> np.ndarray:
+    bits = code if code >= 0 else (-code) | 0x80000000
+    return np.array(bits, dtype=np.uint32).view(np.float32)
 
 
 @dataclass(frozen=True)
@@ -213,11 +254,20 @@ class Heatmap:
         Raises:
             LesioncamError: if the map has no calibrated scale.
         """
+        return self.scale.probability(self.native())
+
+    @property
+    def scale(self) -> Calibration:
+        """The calibrated scale.
+
+        Raises:
+            LesioncamError: if there is none.
+        """
         if self.calibration is None:
             raise LesioncamError(
                 f"{self.method} maps have no calibrated scale here; use .native() or .unit(), or fit one."
             )
-        return self.calibration.probability(self.native())
+        return self.calibration
 
     def unit(self) -> np.ndarray:
         """Each map scaled to [0, 1] by its own minimum and maximum, for display only; a flat map becomes zeros.

@@ -117,7 +117,7 @@ def subject(maps, **changes):
 def test_a_missing_map_is_as_cold_as_can_be(maps):
     save(maps.root / "a.mass.npy", hot(3, 4))
     look = subject(maps)
-    result = look.analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")
+    result = look.analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")[0]
     assert result.heatmap.method == "theirs"
     assert result.segmentation.mask("mass").any()
     assert not result.segmentation.mask("ring").any()
@@ -128,7 +128,7 @@ def test_a_missing_map_is_as_cold_as_can_be(maps):
 
 def test_a_map_lands_on_the_image_by_half_pixel_centres(maps):
     save(maps.root / "a.mass.npy", hot(3, 4))
-    result = subject(maps).analyse(record("a"), np.zeros((*NATIVE, 3), np.uint8), "val")
+    result = subject(maps).analyse(record("a"), np.zeros((*NATIVE, 3), np.uint8), "val")[0]
     native = result.heatmap.native()[0]
     assert native.shape == NATIVE
     rows, columns = np.nonzero(native > 0.5)
@@ -138,11 +138,11 @@ def test_a_map_lands_on_the_image_by_half_pixel_centres(maps):
 def test_scores_beside_the_maps(maps):
     save(maps.root / "a.mass.npy", hot(3, 4))
     (maps.root / "scores.csv").write_text("image,class,score\na,mass,0.75\na,ring,0.5\n")
-    result = subject(maps).analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")
+    result = subject(maps).analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")[0]
     np.testing.assert_allclose(result.probabilities, [0.75, 0.5], atol=1e-6)
     wide = ForeignMaps(maps.root, CLASSES)
     (maps.root / "scores.csv").write_text("image,mass,ring\na,3.5,-2\n")  # logits
-    np.testing.assert_allclose(subject(wide).analyse(record("a"), np.zeros(NATIVE), "val").logits, [3.5, -2])
+    np.testing.assert_allclose(subject(wide).analyse(record("a"), np.zeros(NATIVE), "val")[0].logits, [3.5, -2])
     bad = ForeignMaps(maps.root, CLASSES)
     (maps.root / "scores.csv").write_text("file,p\na,1\n")
     with pytest.raises(TableError, match="expected image and mass, ring"):

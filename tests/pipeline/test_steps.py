@@ -138,8 +138,10 @@ def test_the_gallery_shows_the_threshold_that_was_asked_for(done, tmp_path):
     place = copy / "evaluate" / "val"
     row = pd.read_csv(place / "gallery.csv").iloc[0]
     with np.load(place / "arrays" / row["file"], allow_pickle=False) as kept:
-        clear = np.abs(kept["probability"].astype(float) - 0.9) > 1e-2  # kept in half precision
-        assert ((kept["probability"] > 0.9) == kept["masks"])[clear].all()
+        k = kept["classes"].tolist().index(row["class"])
+        assert kept["shown"].tolist() == [row["class"]]
+        clear = np.abs(kept["probability"][0].astype(float) - 0.9) > 1e-2  # kept in half precision
+        assert ((kept["probability"][0] > 0.9) == kept["masks"][k])[clear].all()
 
 
 def test_predict_writes_what_it_says_and_goes_on_after_a_broken_image(done, toy, tmp_path, capsys):

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lesioncam.errors import LesioncamError, RunError
+from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import ControlMap
 from lesioncam.files import write_with
 from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.segmentation.mask import binarise
-from lesioncam.types import Box, Calibration, CaseResult, Component, Heatmap, Threshold
+from lesioncam.types import Box, CaseResult, Component, Heatmap, Threshold
 
 __all__ = ["COLUMNS", "Truth", "View", "Watch", "case_rows", "read_cases", "truth_boxes", "write_cases"]
 
@@ -120,6 +120,7 @@ def case_rows(
     truth: Truth,
     controls: Mapping[str, ControlMap] | None = None,
     watch: Watch | None = None,
+    evidence: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of one image: one per class for the map method, and for each control where truth allows a comparison.
 
@@ -128,6 +129,7 @@ def case_rows(
         truth: what is known about it.
         controls: name -> maps and thresholds; a control gets a row where the class's lesions are located, or where the
             image is healthy (there with its false alarm only). Controls have no image score.
+        evidence: the raw maps on the image's own grid, where they are at hand already.
         watch: sees every row's maps where lesions are located, for measures that need more than this table.
 
     Returns:
@@ -136,7 +138,7 @@ def case_rows(
     Raises:
         GeometryError: if a mask differs in size from its image.
     """
-    evidence = result.heatmap.native()
+    evidence = result.heatmap.native() if evidence is None else evidence
     rows = []
     for k, label in enumerate(result.classes):
         cut = result.segmentation
@@ -198,10 +200,7 @@ def _numbers(cells: pd.Series) -> np.ndarray:
 
 def _scale(heatmap: Heatmap, k: int) -> Callable[[np.ndarray], np.ndarray]:
     """The calibrated scale of one class."""
-    scale = heatmap.calibration
-    if scale is None:
-        raise LesioncamError(f"{heatmap.method} maps have no calibrated scale here; fit one on validation.")
-    one = Calibration(scale.scale[k : k + 1], scale.offset[k : k + 1], knots=scale.knots[k : k + 1])
+    one = heatmap.scale.of_class(k)
     return lambda raw: one.probability(np.asarray(raw, dtype=np.float32)[None])[0]
 
 

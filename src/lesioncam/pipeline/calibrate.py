@@ -16,10 +16,10 @@ from lesioncam.evaluation.few_shot import FewShotFit, FewShotHead
 from lesioncam.files import RunFolder, read_json, write_json
 from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_temperature
 from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, update_card
-from lesioncam.pipeline.case import analyse
+from lesioncam.pipeline.case import look
 from lesioncam.pipeline.part import Part, Progress, Seen, Subject, run_key, silent
 from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
-from lesioncam.types import Calibration, Heatmap, Record, Threshold, Validation
+from lesioncam.types import Calibration, CaseResult, Heatmap, Record, Threshold, Validation
 
 __all__ = ["Beside", "calibrate", "classifier_subject", "settle"]
 
@@ -33,11 +33,11 @@ _SEARCHED = "default"
 def classifier_subject(classifier: TrainedClassifier, digest: str = "") -> Subject:
     """A classifier of ours as a subject of measurement."""
 
-    def look(record: Record, pixels: np.ndarray, threshold: str | float) -> object:
-        found = analyse(classifier, pixels, name=record.id, threshold=threshold)
-        return replace(found, image=record.image)
+    def analysed(record: Record, pixels: np.ndarray, threshold: str | float) -> tuple[CaseResult, np.ndarray]:
+        found, evidence = look(classifier, pixels, name=record.id, threshold=threshold)
+        return replace(found, image=record.image), evidence
 
-    return Subject(classifier.card, classifier.card.config.map, look, digest)  # type: ignore[arg-type]
+    return Subject(classifier.card, classifier.card.config.map, analysed, digest)
 
 
 def calibrate(
@@ -311,7 +311,7 @@ def _add_searches(searches: dict[str, DiceSearch], seen: Seen, beside: Beside, m
     masks = {seen.result.classes.index(name): mask for name, mask in seen.truth.masks.items() if mask.any()}
     if not masks:
         return
-    own = seen.result.heatmap.probability()
+    own = seen.result.heatmap.scale.probability(seen.evidence)
     maps = beside.maps(seen, list(masks)) | {method: {k: own[k] for k in masks}}
     for name, drawn in maps.items():
         for k, mask in masks.items():

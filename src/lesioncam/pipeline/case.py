@@ -15,7 +15,7 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import CaseResult, Threshold
 
-__all__ = ["analyse", "decisions_of", "probabilities_of", "thresholds_of"]
+__all__ = ["analyse", "decisions_of", "look", "probabilities_of", "thresholds_of"]
 
 
 def analyse(
@@ -37,14 +37,26 @@ def analyse(
         ImageError: if the image cannot be read or used.
         RunError: if thresholds of validation are asked for and none were chosen.
     """
+    return look(classifier, image, name=name, threshold=threshold)[0]
+
+
+def look(
+    classifier: TrainedClassifier,
+    image: str | Path | np.ndarray,
+    *,
+    name: str | None = None,
+    threshold: str | float = "val",
+) -> tuple[CaseResult, np.ndarray]:
+    """As :func:`analyse`, and with it the raw maps on the image's own grid, ``(K, *native)``, for whoever goes on."""
     source = name or (str(image) if isinstance(image, str | Path) else "image")
     pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
     validate_image(pixels, source)
     sample = classifier.preprocess(pixels, source)
     method = find(classifier.card.config.map, METHODS, "map method")
     logits, heatmap, features = method(classifier, sample)
-    segmentation = segment(heatmap, thresholds_of(classifier, threshold))
-    return CaseResult(
+    evidence = heatmap.native()
+    segmentation = segment(heatmap, thresholds_of(classifier, threshold), evidence)
+    found = CaseResult(
         id=name or Path(source).name,
         image=source,
         classes=classifier.classes,
@@ -55,6 +67,7 @@ def analyse(
         segmentation=segmentation,
         features=features,
     )
+    return found, evidence
 
 
 def probabilities_of(classifier: TrainedClassifier, logits: np.ndarray) -> np.ndarray:

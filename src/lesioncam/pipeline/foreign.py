@@ -180,7 +180,7 @@ def foreign_subject(maps: ForeignMaps, card: ModelCard, method: str) -> Subject:
     """
     scale = card.calibration or Calibration.of_classifier(len(card.classes))
 
-    def look(record: Record, pixels: np.ndarray, threshold: str | float) -> CaseResult:
+    def look(record: Record, pixels: np.ndarray, threshold: str | float) -> tuple[CaseResult, np.ndarray]:
         native = pixels.shape[: 2 if pixels.ndim < 4 else 3]  # colour comes last
         heatmap = _heatmap(maps.read(record, native), card, tuple(native), scale, method)
         return _result(maps, record, heatmap, _with_threshold(card, threshold))
@@ -200,11 +200,12 @@ def _with_threshold(card: ModelCard, threshold: str | float) -> ModelCard:
     return replace(card, thresholds=(own,) * count)
 
 
-def _result(maps: ForeignMaps, record: Record, heatmap: Heatmap, card: ModelCard) -> CaseResult:
+def _result(maps: ForeignMaps, record: Record, heatmap: Heatmap, card: ModelCard) -> tuple[CaseResult, np.ndarray]:
     scores = maps.scores.get(record.id, np.full(len(card.classes), np.nan))
     logits = _logits(scores)
     image_scale = card.image_calibration
-    return CaseResult(
+    evidence = heatmap.native()
+    found = CaseResult(
         id=record.id,
         image=record.image,
         classes=card.classes,
@@ -212,8 +213,9 @@ def _result(maps: ForeignMaps, record: Record, heatmap: Heatmap, card: ModelCard
         probabilities=expit(logits).astype(np.float32) if image_scale is None else image_scale.probability(logits),
         decisions=card.decisions or (Threshold(0.5, "default"),) * len(card.classes),
         heatmap=heatmap,
-        segmentation=segment(heatmap, card.thresholds or ()),
+        segmentation=segment(heatmap, card.thresholds or (), evidence),
     )
+    return found, evidence
 
 
 def _heatmap(

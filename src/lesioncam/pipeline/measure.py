@@ -222,12 +222,10 @@ class _Walk:
         for seen in progress(self.part.walk(self.asked.threshold), len(self.part.table), f"measuring {split}"):
             result, truth = seen.result, seen.truth
             self.grid, self.spacing = result.heatmap.raw.shape[1:], result.heatmap.geometry.spacing
-            self.rows += case_rows(result, truth, self._beside(seen), watch)
+            self.rows += case_rows(result, truth, self._beside(seen), watch, seen.evidence)
             self.names[result.id] = f"{_slug(result.id)}.npz"
             _write_arrays(self.place / "arrays" / self.names[result.id], result)
-            self.shortcut.add(
-                result.id, truth.patient, truth.labels, _evidence(seen), seen.pixels, scores=result.logits
-            )
+            self.shortcut.add(result.id, truth.patient, truth.labels, seen.evidence, seen.pixels, scores=result.logits)
 
     def _extend(self, key: tuple[str, str, str], view: View, truth: Truth) -> None:
         self.extended.add(key, view, truth, self.spacing)
@@ -256,14 +254,6 @@ class _Walk:
             given = {k: _fit(one, native) for k, one in maps if one is not None}
             marks[BOUNDS[1]] = ControlMap(given, [Threshold(0.5, "given")] * len(classes))
         return marks
-
-
-def _evidence(seen: Seen) -> np.ndarray:
-    """Raw maps on the image's own grid, where a finding is present; elsewhere nobody asks for them."""
-    heatmap = seen.result.heatmap
-    if any(label == 1 for label in seen.truth.labels):
-        return heatmap.native()
-    return np.broadcast_to(np.float32(0), (len(heatmap.classes), *heatmap.geometry.native))
 
 
 def _as_map(masks: Any, classes: Sequence[str]) -> ControlMap:
@@ -339,8 +329,8 @@ def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
 def _write_gallery(part: Part, cases: pd.DataFrame, names: dict[str, str], place: Path, threshold: str | float) -> None:
     """The chosen images once more, with pixels, for a report that needs the run folder only."""
     gallery = pick_gallery(cases)
-    wanted = set(gallery["image"])
-    rows = [i for i, name in enumerate(part.table.frame["id"]) if name in wanted]
+    shown = dict(zip(gallery["image"], gallery["class"], strict=True))
+    rows = [i for i, name in enumerate(part.table.frame["id"]) if name in shown]
     for seen in replace(part, table=part.table.take(rows)).walk(threshold):
         result, truth = seen.result, seen.truth
         masks = [truth.masks.get(name, np.zeros(result.heatmap.geometry.native, dtype=bool)) for name in result.classes]
@@ -349,12 +339,20 @@ def _write_gallery(part: Part, cases: pd.DataFrame, names: dict[str, str], place
             place / "arrays" / names[result.id],
             result,
             image=display_image(seen.pixels),
-            probability=result.heatmap.probability().astype(np.float16),
+            shown=np.array([shown[result.id]]),
+            probability=_one_map(seen, shown[result.id]),
             masks=result.segmentation.masks,
             truth=np.stack(masks),
             truth_known=np.array(known),
         )
     _write_csv(place / "gallery.csv", gallery.assign(file=[names[image] for image in gallery["image"]]))
+
+
+def _one_map(seen: Seen, label: str) -> np.ndarray:
+    """The probability map of the class that is shown, ``(1, *native)`` in half precision."""
+    k = seen.result.classes.index(label)
+    scale = seen.result.heatmap.scale.of_class(k)
+    return scale.probability(seen.evidence[k : k + 1]).astype(np.float16)
 
 
 # ---- summary.json ------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from lesioncam.files import RunFolder, write_with
 from lesioncam.models.checkpoint import ModelCard
 from lesioncam.pipeline.truth import read_truth
 from lesioncam.types import CaseResult, Record, Validation
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 __all__ = ["Part", "Progress", "Seen", "Subject", "run_key", "silent"]
 
@@ -38,7 +42,7 @@ class Subject:
     Attributes:
         card: classes, options, and everything that was chosen.
         method: name of the map method in every table.
-        analyse: one record, its pixels and where thresholds come from, to a result.
+        analyse: one record, its pixels and where thresholds come from, to a result and its native raw maps.
         digest: of weights and choices, or of another tool's files: one configuration of the ledger.
         foreign: no model of ours.
         gaps: how many maps were missing, and how many held values that are not finite, in what was walked so far.
@@ -46,7 +50,7 @@ class Subject:
 
     card: ModelCard
     method: str
-    analyse: Callable[[Record, np.ndarray, str | float], CaseResult]
+    analyse: Callable[[Record, np.ndarray, str | float], tuple[CaseResult, np.ndarray]]
     digest: str
     foreign: bool = False
     gaps: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -65,11 +69,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Seen:
-    """One image on its way: the table's row, the pixels of the file, what came out, and the truth."""
+    """One image on its way: the table's row, the file's pixels, what came out, the maps on its grid, and the truth."""
 
     record: Record
     pixels: np.ndarray
     result: CaseResult
+    evidence: np.ndarray
     truth: Truth
 
 
@@ -117,14 +122,29 @@ class Part:
 
     def walk(self, threshold: str | float) -> Iterator[Seen]:
         """Each image through the whole path, beside its truth."""
-        for record, labels, patient in self.records():
-            pixels = read_image(record.image)
-            result = self.subject.analyse(record, pixels, threshold)
-            yield Seen(record, pixels, result, self.truth(record, labels, patient, result.heatmap.geometry.native))
+        yield from ahead(self.records(), lambda row: self._see(*row, threshold))
+
+    def _see(self, record: Record, labels: Sequence[float], patient: str, threshold: str | float) -> Seen:
+        pixels = read_image(record.image)
+        result, evidence = self.subject.analyse(record, pixels, threshold)
+        return Seen(record, pixels, result, evidence, self.truth(record, labels, patient, evidence.shape[1:]))
 
     def truth(self, record: Record, labels: Sequence[float], patient: str, size: tuple[int, ...]) -> Truth:
         """What is known about one row."""
         return read_truth(record, self.table.classes, labels, size, patient)
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+    """Results in order, the next one being worked on while the last one is used; never more than two at a time."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[R] | None = None
+        for item in items:
+            following = pool.submit(work, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
 
 
 def run_key(folder: RunFolder) -> bytes:

@@ -16,7 +16,7 @@ from PIL import Image
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
 from lesioncam.reporting.overlay import PREDICTED, TRUTH, color_bar, heat_layer, line_layer, shrink
-from lesioncam.reporting.read import Case, read_case, read_run
+from lesioncam.reporting.read import Case, kept_map, read_case, read_run
 
 __all__ = ["HEAT", "Panel", "Row", "data_uri", "montage_row", "read_row", "readme_row"]
 
@@ -117,11 +117,14 @@ def _layers(arrays: Mapping[str, np.ndarray], label: str) -> dict[str, Any]:
     names = [str(name) for name in arrays["classes"]]
     if label not in names:
         raise RunError(f"the gallery shows class {label!r}, but its arrays hold {', '.join(names)}; evaluate again.")
+    shown = kept_map(arrays, label)
+    if shown is None:
+        raise RunError(f"the gallery shows class {label!r}, but its map was not kept; evaluate again.")
     k = names.index(label)
     known = "truth" in arrays and bool(arrays["truth_known"][k])
     return {
         "image": arrays["image"],
-        "probability": arrays["probability"][k].astype(np.float32),
+        "probability": shown,
         "mask": arrays["masks"][k].astype(bool),
         "truth": arrays["truth"][k].astype(bool) if known else None,
     }

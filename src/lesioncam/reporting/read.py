@@ -163,6 +163,14 @@ def read_case(path: Path) -> dict[str, np.ndarray]:
         raise RunError(f"{path} cannot be read ({error}); run `lesioncam evaluate` again.") from error
 
 
+def kept_map(arrays: Mapping[str, np.ndarray], label: str) -> np.ndarray | None:
+    """The probability map of one class, ``(*native)`` float32, if the gallery kept it (of the class it shows)."""
+    names = [str(name) for name in arrays.get("shown", arrays["classes"])]
+    if "probability" not in arrays or label not in names:
+        return None
+    return np.asarray(arrays["probability"][names.index(label)], dtype=np.float32)
+
+
 def short_name(name: str) -> str:
     """A file's own name, without the folders it lies in.
 

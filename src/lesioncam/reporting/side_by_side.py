@@ -17,7 +17,7 @@ from lesioncam.geometry import Geometry
 from lesioncam.reporting.compared import Compared
 from lesioncam.reporting.montage import Panel
 from lesioncam.reporting.overlay import heat_layer, line_layer, shrink
-from lesioncam.reporting.read import read_case, short_name
+from lesioncam.reporting.read import kept_map, read_case, short_name
 from lesioncam.reporting.words import number
 from lesioncam.segmentation.mask import binarise
 from lesioncam.types import Calibration
@@ -180,8 +180,8 @@ class Maps:
         if arrays is None or label not in (names := [str(name) for name in arrays["classes"]]):
             return None
         k = names.index(label)
-        if "probability" in arrays:
-            return arrays["probability"][k].astype(np.float32)
+        if (kept := kept_map(arrays, label)) is not None:
+            return kept
         native = tuple(int(n) for n in arrays["native"])
         evidence = self._geometry(native, arrays["crop"]).to_native(arrays["raw"][k : k + 1], origin=self._origin())
         return self._scale(names, label).probability(evidence)[0]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from lesioncam.functional.boxes import component_boxes
-from lesioncam.types import Heatmap, Segmentation, Threshold
+from lesioncam.types import Calibration, Component, Heatmap, Segmentation, Threshold
 
 __all__ = ["binarise", "segment"]
 
 
-def segment(heatmap: Heatmap, thresholds: Sequence[Threshold]) -> Segmentation:
+def segment(heatmap: Heatmap, thresholds: Sequence[Threshold], evidence: np.ndarray | None = None) -> Segmentation:
     """Cut the probability maps of one image at one threshold per class.
 
     Args:
         heatmap: K maps with a calibrated scale.
         thresholds: K, on the probability scale.
+        evidence: the raw maps on the image's own grid, where they are at hand already.
 
     Returns:
         Masks ``(K, *native)`` bool and their connected regions, largest first; not gated by the image score.
@@ -34,11 +36,23 @@ def segment(heatmap: Heatmap, thresholds: Sequence[Threshold]) -> Segmentation:
         >>> segment(h, [Threshold(0.9)]).boxes("mass")
         [(0, 0, 1, 1)]
     """
-    probability = heatmap.probability()
-    pairs = list(zip(probability, thresholds, strict=True))
-    masks = np.stack([binarise(values, threshold.value) for values, threshold in pairs])
-    parts = tuple(tuple(component_boxes(mask, values)) for mask, values in zip(masks, probability, strict=True))
+    scale = heatmap.scale
+    native = heatmap.native() if evidence is None else evidence
+    pairs = list(zip(native, thresholds, strict=True))
+    masks = np.stack([values >= scale.raw_level(k, t.value) for k, (values, t) in enumerate(pairs)])
+    parts = tuple(
+        _parts(mask, values, scale.of_class(k)) for k, (mask, values) in enumerate(zip(masks, native, strict=True))
+    )
     return Segmentation(masks, heatmap.classes, tuple(thresholds), parts)
+
+
+def _parts(mask: np.ndarray, values: np.ndarray, scale: Calibration) -> tuple[Component, ...]:
+    """The regions of a mask, their hottest values as probabilities."""
+    parts = component_boxes(mask, values)
+    if not parts:
+        return ()
+    peaks = scale.probability(np.array([[part.peak for part in parts]], dtype=np.float32))[0].tolist()
+    return tuple(replace(part, peak=peak) for part, peak in zip(parts, peaks, strict=True))
 
 
 def binarise(probability: np.ndarray, threshold: float) -> np.ndarray:
