@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks import start_up, tables, training_loop
+from benchmarks import duplicates, evaluation, start_up, sweeps, tables, training_loop
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def main() -> int:
-    sections = [module.run() for module in (start_up, tables, training_loop)]
+    sections = [module.run() for module in (start_up, tables, training_loop, sweeps, duplicates, evaluation)]
     memory = round(psutil.virtual_memory().total / 2**30)
     head = (
         "# Benchmarks\n\n"

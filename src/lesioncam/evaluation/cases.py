@@ -17,7 +17,6 @@ from lesioncam.evaluation.controls import ControlMap
 from lesioncam.files import write_with
 from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
 from lesioncam.functional.segmentation import overlap_counts
-from lesioncam.segmentation.mask import binarise
 from lesioncam.types import Box, CaseResult, Component, Heatmap, Threshold
 
 __all__ = ["COLUMNS", "Truth", "View", "Watch", "case_rows", "read_cases", "truth_boxes", "write_cases"]
@@ -144,8 +143,9 @@ def case_rows(
         cut = result.segmentation
         own = View(evidence[k], cut.masks[k], cut.components[k], cut.thresholds[k], _scale(result.heatmap, k))
         context = _context(result, truth, k)
-        located = truth.located(label)
-        rows.append(context | {"method": result.heatmap.method} | _score(result, k) | _place(own, truth, label))
+        located, boxes = truth.located(label), truth_boxes(truth, label)
+        mask = truth.masks.get(label)
+        rows.append(context | {"method": result.heatmap.method} | _score(result, k) | _place(own, truth, mask, boxes))
         if located and watch is not None:
             watch((result.id, label, result.heatmap.method), own, truth)
         for name, control in (controls or {}).items():
@@ -153,7 +153,7 @@ def case_rows(
                 continue
             if located:
                 view = _control_view(control, k)
-                rows.append(context | {"method": name} | _NO_SCORE | _place(view, truth, label))
+                rows.append(context | {"method": name} | _NO_SCORE | _place(view, truth, mask, boxes))
                 if watch is not None:
                     watch((result.id, label, name), view, truth)
             elif truth.healthy:
@@ -233,14 +233,14 @@ _NO_SCORE: dict[str, Any] = dict.fromkeys(("logit", "probability", "decision_thr
 
 def _control_view(control: ControlMap, k: int) -> View:
     values, threshold = control.maps[k], control.thresholds[k]
-    mask = binarise(values, threshold.value)
-    return View(values, mask, component_boxes(mask, values), threshold, lambda raw: raw)
+    mask, parts = control.cut(k)
+    return View(values, mask, parts, threshold, lambda raw: raw)
 
 
 def _alarm(control: ControlMap, k: int) -> dict[str, Any]:
     """A control on a healthy image: whether it marks anything, and how much."""
     threshold = control.thresholds[k]
-    area = int(np.count_nonzero(binarise(control.maps[k], threshold.value)))
+    area = control.area(k)
     return {
         "map_threshold": float(threshold.value),
         "map_source": threshold.source,
@@ -251,10 +251,8 @@ def _alarm(control: ControlMap, k: int) -> dict[str, Any]:
     }
 
 
-def _place(view: View, truth: Truth, label: str) -> dict[str, Any]:
+def _place(view: View, truth: Truth, mask: np.ndarray | None, boxes: Sequence[tuple[float, ...]]) -> dict[str, Any]:
     """The localisation columns."""
-    mask = truth.masks.get(label)
-    boxes = truth_boxes(truth, label)
     found = [part.box for part in view.parts]
     area = int(np.count_nonzero(view.mask))
     p99, hottest = _levels(view)

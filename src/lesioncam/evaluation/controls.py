@@ -19,9 +19,11 @@ from scipy.special import expit
 
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
+from lesioncam.functional.boxes import component_boxes
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.geometry import resize
-from lesioncam.types import Heatmap, Threshold
+from lesioncam.segmentation.mask import binarise
+from lesioncam.types import Component, Heatmap, Threshold
 
 __all__ = [
     "BOUNDS",
@@ -29,6 +31,7 @@ __all__ = [
     "READER",
     "STILL",
     "ControlMap",
+    "Cut",
     "MeanMask",
     "Scene",
     "brightness_map",
@@ -136,6 +139,13 @@ class Scene:
         return np.broadcast_to(image, (len(self.indices), *self.heatmap.geometry.native))
 
 
+class Cut(NamedTuple):
+    """A map at its threshold: the mask ``(*native)`` and its connected regions, largest first."""
+
+    mask: np.ndarray
+    parts: Sequence[Component]
+
+
 @dataclass(frozen=True)
 class ControlMap:
     """A control's maps of one image and its thresholds.
@@ -143,10 +153,26 @@ class ControlMap:
     Attributes:
         maps: class index -> ``(*native)`` in [0, 1]; a class without an entry was not drawn.
         thresholds: by class index.
+        known: class index -> mask and regions, where the same map was cut before; filled by `cut`.
     """
 
     maps: Mapping[int, np.ndarray]
     thresholds: Mapping[int, Threshold] | Sequence[Threshold] = field(default_factory=tuple)
+    known: dict[int, Cut] = field(default_factory=dict)
+
+    def cut(self, k: int) -> Cut:
+        """Mask and regions of one class; worked out once."""
+        found = self.known.get(k)
+        if found is None:
+            mask = binarise(self.maps[k], self.thresholds[k].value)
+            found = self.known[k] = Cut(mask, component_boxes(mask, self.maps[k]))
+        return found
+
+    def area(self, k: int) -> int:
+        """Pixels of the mask of one class."""
+        found = self.known.get(k)
+        mask = binarise(self.maps[k], self.thresholds[k].value) if found is None else found.mask
+        return int(np.count_nonzero(mask))
 
 
 def random_map(scene: Scene) -> np.ndarray:

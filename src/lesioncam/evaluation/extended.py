@@ -141,12 +141,12 @@ class ExtendedCases:
 
     def __init__(self) -> None:
         """Start with no row."""
-        self._rows: list[dict[str, Any]] = []
-        self._curves: list[Sweeps] = []
+        self.rows: list[dict[str, Any]] = []
+        self.curves: list[Sweeps] = []
 
     def __len__(self) -> int:
         """How many rows there are."""
-        return len(self._rows)
+        return len(self.rows)
 
     def add(self, key: tuple[str, str, str], view: View, truth: Truth, spacing: Sequence[float] | None = None) -> None:
         """Measure one map whose lesions are located.
@@ -173,26 +173,32 @@ class ExtendedCases:
             row |= _mask_columns(shown, lesion, spacing) | {"hit": hit(view.evidence, lesion)}
         if boxes:
             row |= _box_columns(shown, boxes)
-        self._rows.append(row)
-        self._curves.append(_sweep(shown.evidence, lesion, boxes))
+        self.rows.append(row)
+        self.curves.append(_sweep(shown.evidence, lesion, boxes))
+
+    def extend(self, other: ExtendedCases | None) -> None:
+        """Take over what another one has collected, after the own rows."""
+        if other is not None:
+            self.rows += other.rows
+            self.curves += other.curves
 
     def frame(self) -> pd.DataFrame:
         """The rows so far, as `read_extended` returns them."""
-        frame = pd.DataFrame(self._rows).reindex(columns=list(EXTENDED))
+        frame = pd.DataFrame(self.rows).reindex(columns=list(EXTENDED))
         return frame.astype({name: float for name, kind in EXTENDED.items() if kind != "text"})
 
     def sweeps(self) -> Sweeps:
         """The curves so far."""
-        if not self._curves:
+        if not self.curves:
             none = np.zeros((0, len(THRESHOLDS)))
             return Sweeps(
                 none.astype(np.float32), none.astype(np.float32), none.astype(np.uint32), none.astype(np.uint32)
             )
-        return Sweeps(*(np.stack(curves) for curves in zip(*self._curves, strict=True)))
+        return Sweeps(*(np.stack(curves) for curves in zip(*self.curves, strict=True)))
 
     def save(self, folder: Path) -> Path:
         """Write ``extended.csv`` and ``sweeps.npz``, each whole or not at all."""
-        frame, keys = self.frame(), {name: np.array([row[name] for row in self._rows], dtype=str) for name in KEYS}
+        frame, keys = self.frame(), {name: np.array([row[name] for row in self.rows], dtype=str) for name in KEYS}
         for name, kind in EXTENDED.items():
             if kind == "whole":
                 frame[name] = frame[name].astype("Int64")

@@ -127,11 +127,15 @@ class Shortcut:
         truth = np.asarray(labels, dtype=float)
         positive = np.flatnonzero(truth == 1)
         outside, border = np.full((2, len(self.classes)), np.nan)
-        body = body_mask(image, self.axes)
-        outside[positive], border[positive] = evidence_shares(evidence[positive], body)
+        if len(positive):  # else there is no positive evidence, and no need for the body
+            outside[positive], border[positive] = evidence_shares(evidence[positive], body_mask(image, self.axes))
         own = np.asarray(scores, dtype=float) if len(scores) else np.full(len(self.classes), np.nan)
         facts = border_features(image, self.axes), statistics_features(image, self.axes)
         self._seen.append(_Seen(image_id, patient, truth, outside, border, *facts, own))
+
+    def extend(self, other: Shortcut) -> None:
+        """Take over the images of another panel, after the own ones."""
+        self._seen += other._seen
 
     def result(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
         """The content of ``shortcut.json``: plain numbers, None where something is undefined.

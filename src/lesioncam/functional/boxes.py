@@ -90,8 +90,11 @@ def regions(mask: np.ndarray, scores: np.ndarray | None = None) -> Regions:
     boxes = (_extents if len(areas) > _MANY else _slices)(labels) + np.tile([part.start for part in frame[::-1]], 2)
     peaks, places = np.full(len(areas), NAN), np.full(len(areas), -1)
     if scores is not None and len(areas):
+        values = np.asarray(scores)[frame]
         pixels = np.flatnonzero(labels)
-        peaks, places = _peaks(labels.ravel()[pixels] - 1, np.asarray(scores)[frame].ravel()[pixels], pixels)
+        inner = values.ravel()[pixels]
+        one = len(areas) == 1
+        peaks, places = _hottest(inner, pixels) if one else _peaks(labels.ravel()[pixels] - 1, inner, pixels)
         index = np.unravel_index(np.maximum(places, 0), labels.shape)
         inside = np.ravel_multi_index([i + part.start for i, part in zip(index, frame, strict=True)], drawn.shape)
         places = np.where(places >= 0, inside, -1)
@@ -288,6 +291,15 @@ def _extents(labels: np.ndarray) -> np.ndarray:
         np.minimum.at(low[-1], owner, places)
         np.maximum.at(high[-1], owner, places)
     return np.stack([*low, *(column + 1 for column in high)], axis=1)
+
+
+def _hottest(values: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_peaks` of a single owner."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return np.array([NAN]), np.array([-1])
+    first = int(values.argmax()) if known.all() else int(np.where(known, values, -np.inf).argmax())
+    return np.array([values[first]], dtype=np.float64), flat[first : first + 1]
 
 
 def _peaks(owner: np.ndarray, values: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from lesioncam.data.preprocess import display_image
-from lesioncam.evaluation.controls import CONTROLS, STILL, ControlMap, MeanMask, Scene
+from lesioncam.evaluation.controls import CONTROLS, STILL, ControlMap, Cut, MeanMask, Scene
 from lesioncam.evaluation.few_shot import FewShotFit, FewShotHead
 from lesioncam.files import RunFolder, read_json, write_json
 from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_temperature
@@ -223,6 +223,7 @@ class Beside:
         seed: of the run.
         thresholds: control -> K thresholds.
         still: maps of controls that are the same for every image of one size, drawn once.
+        cuts: their masks and regions, by class.
     """
 
     means: MeanMask
@@ -230,6 +231,7 @@ class Beside:
     seed: int
     thresholds: dict[str, tuple[Threshold, ...]] = field(default_factory=dict)
     still: dict[tuple[str, tuple[int, ...]], np.ndarray] = field(default_factory=dict)
+    cuts: dict[tuple[str, tuple[int, ...]], dict[int, Cut]] = field(default_factory=dict)
 
     def scene(self, seen: Seen, wanted: Sequence[int]) -> Scene:
         """All that a control may know of an image."""
@@ -252,15 +254,23 @@ class Beside:
     def draw(self, seen: Seen, wanted: Sequence[int]) -> dict[str, ControlMap]:
         """Every control that has thresholds."""
         maps = self.maps(seen, wanted) if self.thresholds else {}
-        return {name: ControlMap(maps[name], chosen) for name, chosen in self.thresholds.items() if name in maps}
+        size = seen.result.heatmap.geometry.native
+        return {
+            name: ControlMap(maps[name], chosen, self.cuts.setdefault((name, size), {}) if name in STILL else {})
+            for name, chosen in self.thresholds.items()
+            if name in maps
+        }
 
     def _still(self, name: str, scene: Scene) -> np.ndarray:
         key = name, scene.heatmap.geometry.native
-        if key not in self.still:
+        found = self.still.get(key)
+        if found is None:
+            found = CONTROLS[name](replace(scene, wanted=None))
             if len(self.still) >= len(STILL) * _SIZES:
                 self.still.clear()
-            self.still[key] = CONTROLS[name](replace(scene, wanted=None))
-        return self.still[key]
+                self.cuts.clear()
+            self.still[key] = found
+        return found
 
     def save(self, folder: RunFolder, thresholds: dict[str, tuple[Threshold, ...]]) -> None:
         """Write everything beside the evaluations."""

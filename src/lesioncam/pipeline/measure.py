@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,9 @@ from lesioncam.data.io import read_image
 from lesioncam.data.preprocess import display_image
 from lesioncam.data.table import SPLITS, Table, digest, read_table
 from lesioncam.errors import LesioncamError, OptionError, RunError
-from lesioncam.evaluation.cases import Truth, View, Watch, case_rows, read_cases, write_cases
+from lesioncam.evaluation.cases import Truth, View, case_rows, read_cases, write_cases
 from lesioncam.evaluation.controls import BOUNDS, READER, ControlMap, resolution_ceiling
+from lesioncam.evaluation.extended import ExtendedCases, read_extended, summarise_extended
 from lesioncam.evaluation.gallery import RULE, pick_gallery
 from lesioncam.evaluation.ledger import Ledger, open_split, side_file
 from lesioncam.evaluation.protocol import check_roles, key_mark, patient_digest, roles_digest
@@ -193,6 +194,21 @@ def _bound(asked: Asked, subject: Subject) -> ForeignMaps | None:
 # ---- the walk ----------------------------------------------------------------------------------------------------
 
 
+_WORKERS = 2
+"""Images that are scored at the same time: each may hold a few hundred megabytes of maps."""
+
+
+class _Scored(NamedTuple):
+    """What is kept of one image."""
+
+    image: str
+    file: str
+    rows: list[dict[str, Any]]
+    extended: ExtendedCases | None
+    shortcut: Shortcut
+    grid: tuple[int, ...]
+
+
 @dataclass
 class _Walk:
     """One pass over the images; keeps rows and vectors, no pictures."""
@@ -204,31 +220,41 @@ class _Walk:
     bound: ForeignMaps | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
-    extended: Any = None
+    extended: ExtendedCases | None = None
     shortcut: Shortcut = field(init=False)
     grid: tuple[int, ...] = ()
-    spacing: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         self.shortcut = Shortcut(self.part.subject.card.classes)
+        self.extended = ExtendedCases() if self.asked.metrics == "all" else None
 
     def run(self, split: str, progress: Progress) -> None:
-        """Measure every image."""
-        watch: Watch | None = None
-        if self.asked.metrics == "all":
-            from lesioncam.evaluation.extended import ExtendedCases
+        """Measure every image, as many at a time as there are cores to use."""
+        scored = self.part.each(self.asked.threshold, self._score, _WORKERS)
+        for one in progress(scored, len(self.part.table), f"measuring {split}"):
+            self.rows += one.rows
+            self.names[one.image] = one.file
+            self.grid = one.grid
+            self.shortcut.extend(one.shortcut)
+            if self.extended is not None:
+                self.extended.extend(one.extended)
 
-            self.extended, watch = ExtendedCases(), self._extend
-        for seen in progress(self.part.walk(self.asked.threshold), len(self.part.table), f"measuring {split}"):
-            result, truth = seen.result, seen.truth
-            self.grid, self.spacing = result.heatmap.raw.shape[1:], result.heatmap.geometry.spacing
-            self.rows += case_rows(result, truth, self._beside(seen), watch, seen.evidence)
-            self.names[result.id] = f"{_slug(result.id)}.npz"
-            _write_arrays(self.place / "arrays" / self.names[result.id], result)
-            self.shortcut.add(result.id, truth.patient, truth.labels, seen.evidence, seen.pixels, scores=result.logits)
+    def _score(self, seen: Seen) -> _Scored:
+        """Everything about one image; called from several threads, so nothing of the walk is changed."""
+        result, truth = seen.result, seen.truth
+        shortcut = Shortcut(result.classes)
+        shortcut.add(result.id, truth.patient, truth.labels, seen.evidence, seen.pixels, scores=result.logits.tolist())
+        extended = None if self.extended is None else ExtendedCases()
+        spacing = result.heatmap.geometry.spacing
 
-    def _extend(self, key: tuple[str, str, str], view: View, truth: Truth) -> None:
-        self.extended.add(key, view, truth, self.spacing)
+        def watch(key: tuple[str, str, str], view: View, truth: Truth) -> None:
+            if extended is not None:
+                extended.add(key, view, truth, spacing)
+
+        rows = case_rows(result, truth, self._beside(seen), watch, seen.evidence)
+        file = f"{_slug(result.id)}.npz"
+        _write_arrays(self.place / "arrays" / file, result)
+        return _Scored(result.id, file, rows, extended, shortcut, result.heatmap.raw.shape[1:])
 
     def _beside(self, seen: Seen) -> dict[str, ControlMap]:
         """Controls, bounds and readers of one image, where truth allows a comparison."""
@@ -275,9 +301,7 @@ def _write_tables(place: Path, cases: pd.DataFrame, part: Part, walk: _Walk, ask
     config, exclusive = part.subject.card.config, part.table.exclusive
     options: dict[str, Any] = {"exclusive": exclusive, "draws": config.draws, "seed": config.seed}
     metrics = summarise(cases, **options)
-    if asked.metrics == "all":
-        from lesioncam.evaluation.extended import read_extended, summarise_extended
-
+    if walk.extended is not None:
         walk.extended.save(place)
         rest = summarise_extended(cases, *read_extended(place), **options)
         metrics = pd.concat([metrics, rest], ignore_index=True)

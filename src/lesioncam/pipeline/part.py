@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -122,7 +123,11 @@ class Part:
 
     def walk(self, threshold: str | float) -> Iterator[Seen]:
         """Each image through the whole path, beside its truth."""
-        yield from ahead(self.records(), lambda row: self._see(*row, threshold))
+        yield from self.each(threshold, lambda seen: seen, 1)
+
+    def each(self, threshold: str | float, work: Callable[[Seen], R], workers: int) -> Iterator[R]:
+        """What ``work`` makes of every image, in order; ``workers`` images at a time, so ``work`` changes nothing."""
+        yield from ahead(self.records(), lambda row: work(self._see(*row, threshold)), workers)
 
     def _see(self, record: Record, labels: Sequence[float], patient: str, threshold: str | float) -> Seen:
         pixels = read_image(record.image)
@@ -134,17 +139,21 @@ class Part:
         return read_truth(record, self.table.classes, labels, size, patient)
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
-    """Results in order, the next one being worked on while the last one is used; never more than two at a time."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: Future[R] | None = None
+def ahead(items: Iterable[T], work: Callable[[T], R], workers: int = 1) -> Iterator[R]:
+    """Results in order, the next ones being worked on while the last one is used; never more than ``workers`` + 1.
+
+    Matrix products stay on one thread each meanwhile: their waiting threads would take the cores from the workers.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    waiting: deque[Future[R]] = deque()
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         for item in items:
-            following = pool.submit(work, item)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def run_key(folder: RunFolder) -> bytes:
