@@ -22,7 +22,16 @@ from lesioncam.reporting.read import Evaluation
 from lesioncam.reporting.reliability import Reliability, reliability
 from lesioncam.reporting.words import Estimate, estimate, method_name, metric_name, number
 
-__all__ = ["Plot", "control_plots", "curve_plots", "history_plots", "reliability_plots", "save_plots", "subgroup_plots"]
+__all__ = [
+    "Plot",
+    "control_plots",
+    "curve_plots",
+    "history_plots",
+    "make_plot",
+    "reliability_plots",
+    "save_plots",
+    "subgroup_plots",
+]
 
 INK, MUTED, RULE, PAPER = "#1a1f24", "#5a636b", "#d4d9dd", "#fefefe"
 THEME = {PAPER: "var(--paper)", INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", "#0072b2": "var(--blue)"}
@@ -165,7 +174,7 @@ def _reliability(evaluation: Evaluation, group: Sequence[str], found: dict[str, 
         _square(axes)
 
     said = "; ".join(f"{label}: {_errors(evaluation, label, one)}" for label, one in found.items())
-    return _plot(_key("reliability", evaluation, group), (3.7, 4.2), draw, f"Reliability plot. {said}.")
+    return make_plot(_key("reliability", evaluation, group), (3.7, 4.2), draw, f"Reliability plot. {said}.")
 
 
 def _errors(evaluation: Evaluation, label: str, one: Reliability) -> str:
@@ -195,7 +204,7 @@ def _subgroups(evaluation: Evaluation, metric: str, rows: pd.DataFrame) -> Plot:
 
     said = [f"{name}: {number(row['value'])}" if row is not None else name for name, row in lines]
     size = (3.0, 0.75 + 0.2 * len(lines))
-    return _plot(f"subgroups-{evaluation.split}-{metric}", size, draw, f"{metric_name(metric)}. {'; '.join(said)}")
+    return make_plot(f"subgroups-{evaluation.split}-{metric}", size, draw, f"{metric_name(metric)}. {'; '.join(said)}")
 
 
 def _group_tick(name: str, row: dict[Any, Any] | None) -> str:
@@ -222,7 +231,7 @@ def _history_plot(table: pd.DataFrame, best: int | None, title: str, columns: di
 
     ends = "; ".join(f"{label} {number(table[name].dropna().iloc[-1])} at the end" for name, label in shown.items())
     kept = "" if best is None else f" Epoch {best} was kept."
-    return _plot(f"history-{next(iter(shown))}", (3.7, 2.6), draw, f"{title} over {len(table)} epochs: {ends}.{kept}")
+    return make_plot(f"history-{next(iter(shown))}", (3.7, 2.6), draw, f"{title} over {len(table)} epochs: {ends}.{kept}")
 
 
 def _roc(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
@@ -240,7 +249,7 @@ def _roc(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
         axes.set(title="ROC, with area under the curve", xlabel="1 − specificity", ylabel="sensitivity")
         _square(axes)
 
-    return _plot(_key("roc", evaluation, classes), (3.7, 4.2), draw, _alt(evaluation, "ROC curves", curves, "auroc"))
+    return make_plot(_key("roc", evaluation, classes), (3.7, 4.2), draw, _alt(evaluation, "ROC curves", curves, "auroc"))
 
 
 def _precision_recall(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
@@ -261,7 +270,7 @@ def _precision_recall(evaluation: Evaluation, classes: Sequence[str]) -> Plot | 
         _square(axes)
 
     alt = _alt(evaluation, "Precision-recall curves", curves, "average_precision")
-    return _plot(_key("pr", evaluation, classes), (3.7, 4.2), draw, alt)
+    return make_plot(_key("pr", evaluation, classes), (3.7, 4.2), draw, alt)
 
 
 def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None:
@@ -285,7 +294,7 @@ def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None
 
     said = [f"{label}, {method_name(m)}: {one.text} {one.interval}".rstrip() for label, m, one in lines if m and one]
     size = (3.4, 0.75 + 0.2 * len(lines))
-    return _plot(f"controls-{evaluation.split}-{metric}", size, draw, "; ".join(said))
+    return make_plot(f"controls-{evaluation.split}-{metric}", size, draw, "; ".join(said))
 
 
 def _control_lines(
@@ -388,7 +397,7 @@ def _key(kind: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
     return f"{kind}-{evaluation.split}-{evaluation.classes.index(classes[0])}"
 
 
-def _plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
+def make_plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
     stream = StringIO()
     _save(size, draw, stream, format="svg", transparent=True, metadata=NO_METADATA)
     svg = _inline(stream.getvalue(), key)
