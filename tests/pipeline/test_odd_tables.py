@@ -11,7 +11,7 @@ import lesioncam as lc
 from lesioncam.config import make_config
 from lesioncam.errors import LesioncamError
 from lesioncam.evaluation.cases import read_cases
-from lesioncam.files import read_json
+from lesioncam.files import RunFolder, read_json
 from lesioncam.pipeline.steps import Run
 
 SIZE = (40, 48)
@@ -56,9 +56,9 @@ def made(tmp_path):
 
 
 def measured(folder, split="test"):
-    run = lc.evaluate_maps(folder / "maps", folder / "t.csv", folder / "out", "val", config=make_config(draws=20))
-    lc.evaluate(run, split, metrics="all")
-    return run
+    lc.evaluate_maps(folder / "maps", folder / "t.csv", folder / "out", "val", config=make_config(draws=20))
+    lc.evaluate(folder / "out", split, metrics="all")
+    return Run(folder / "out")
 
 
 def value(run, metric, method="maps", label="a"):
@@ -81,7 +81,7 @@ def test_three_images_only(made):
     dice = value(run, "dice")
     assert dice["value"] == pytest.approx(2 * 72 / 160) and dice["n"] == 1
     assert np.isnan(dice["low"]) and np.isnan(dice["high"]), "one patient has no interval"
-    assert "Dice" in (run.folder.root / "report.html").read_text()
+    assert "Dice" in (run.report).read_text()
 
 
 def test_no_positive_and_no_negative_are_undefined_and_counted(made):
@@ -91,7 +91,7 @@ def test_no_positive_and_no_negative_are_undefined_and_counted(made):
             row = value(run, metric, label=label)
             assert np.isnan(row["value"]) and row["n"] == 0, (label, metric)
     assert np.isnan(value(run, "dice", label="b")["value"])
-    page = (run.folder.root / "report.html").read_text()
+    page = (run.report).read_text()
     assert "undefined" in page
 
 
@@ -100,7 +100,7 @@ def test_an_empty_mask_of_a_positive_is_undefined_and_counted(made):
                          ("test", 1, 0, blob(4, 30), blob(4, 30) * 0.9, 0.9), ("test", 0, 0, None, np.zeros(SIZE), 0.1)]))  # fmt: skip
     dice = value(run, "dice")
     assert dice["value"] == 1.0 and dice["n"] == 1
-    cases = read_cases(run.folder.evaluation("test") / "cases.csv")
+    cases = read_cases(RunFolder(run.folder).evaluation("test") / "cases.csv")
     empty = cases[(cases["image"] == "i3") & (cases["class"] == "a") & (cases["method"] == "maps")].iloc[0]
     assert np.isnan(empty["dice"]) and np.isnan(empty["pointing"]) and empty["truth_area"] == 0
 
@@ -124,17 +124,18 @@ def test_maps_missing_of_another_size_and_not_finite(made):
     coarse[5:7, 8:10] = 0.9  # rows 20 to 28, columns 32 to 40
     run = measured(made([*ORDINARY, ("test", 1, 0, blob(20, 30), None, 0.9), ("test", 1, 0, blob(20, 30), broken, 0.9),
                          ("test", 1, 0, blob(20, 30), coarse, 0.9), ("test", 0, 0, None, np.zeros(SIZE), 0.1)]))  # fmt: skip
-    facts = read_json(run.folder.evaluation("test") / "summary.json")
+    facts = read_json(RunFolder(run.folder).evaluation("test") / "summary.json")
     assert facts["missing_maps"] == 2, "both classes of one image"
     assert facts["undefined_maps"] == 1
-    cases = read_cases(run.folder.evaluation("test") / "cases.csv")
+    cases = read_cases(RunFolder(run.folder).evaluation("test") / "cases.csv")
     own = cases[(cases["class"] == "a") & (cases["method"] == "maps")].set_index("image")
     assert own["dice"].round(2).tolist()[:2] == [0.0, 1.0] and own.loc["i5", "dice"] > 0.7
     assert own["pointing"].tolist()[:3] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("box", "said"), [([30, 10, 80, 20], "box outside"), ([20, 10, 10, 20], "inverted"), ([5, 5, 5, 9], "inverted")]
+    ("box", "said"),
+    [([30, 10, 80, 20], "lies outside the image"), ([20, 10, 10, 20], "inverted"), ([5, 5, 5, 9], "inverted")],
 )
 def test_a_box_outside_its_image_or_inverted_is_named(made, box, said):
     boxes = [""] * 3 + [json.dumps([{"class": "a", "box": box}])]

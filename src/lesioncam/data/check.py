@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
@@ -39,6 +39,8 @@ _WARNINGS = frozenset(
     }
 )
 """Kinds that a run can live with; every other kind makes training or evaluation meaningless and stops it."""
+
+ONE_SIDED = "one class only"
 
 _HEALTHY = re.compile(r"(no|non|without)[ _-]|normal|healthy|negative|control|none$", re.IGNORECASE)
 _SHOWN = 20
@@ -169,14 +171,20 @@ def check_table(
     )
 
 
-def require(report: CheckReport) -> None:
+def require(report: CheckReport, *, learns: bool = True) -> None:
     """Stop unless the report is clean.
+
+    Args:
+        report: of :func:`check_table`.
+        learns: something is to be trained; without it a class that nobody has (or that everybody has) is no obstacle:
+            what cannot be measured then is undefined.
 
     Raises:
         TableError: with every problem and its row.
     """
-    if not report.ok:
-        raise TableError(report.problem_text())
+    serious = [problem for problem in report.problems if learns or problem.kind != ONE_SIDED]
+    if serious:
+        raise TableError(replace(report, problems=tuple(serious)).problem_text())
 
 
 def _is_warning(problem: Problem, table: Table) -> bool:
@@ -307,12 +315,12 @@ def _classes(table: Table, labels: np.ndarray) -> Iterator[Problem]:
         if whole:
             blanks = int(np.isnan(table.states[:, k]).sum())
             hint = f" If a blank means absent ({_count(blanks, 'row')}), say --blank 0." if blanks else ""
-            yield Problem(None, "one class only", f"{table.source}: {whole}{hint}")
+            yield Problem(None, ONE_SIDED, f"{table.source}: {whole}{hint}")
             continue
         for part in SPLITS:
             text = _one_sided(name, column[split == part]) if (split == part).any() else ""
             if text:
-                kind = "one class only" if part == "train" else "class missing in a split"
+                kind = ONE_SIDED if part == "train" else "class missing in a split"
                 yield Problem(None, kind, f"{table.source}, split {part!r}: {text}")
         if _HEALTHY.match(name):
             text = f"class {name!r} sounds like 'no lesion'; if so, say --negative {name!r}."

@@ -106,8 +106,16 @@ def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True)
     return ready, found
 
 
-def checked(table: Table | str | Path, config: RunConfig, *, files: bool = True) -> tuple[Table, CheckReport]:
+def checked(
+    table: Table | str | Path, config: RunConfig, *, files: bool = True, learns: bool = True
+) -> tuple[Table, CheckReport]:
     """Read, check, and split where there is no split: patients and near-identical images stay together.
+
+    Args:
+        table: a table, or a file with one.
+        config: how the table is read, and the fractions of a split.
+        files: open the images too.
+        learns: something is to be trained on it.
 
     Raises:
         TableError: listing all that is wrong.
@@ -116,7 +124,7 @@ def checked(table: Table | str | Path, config: RunConfig, *, files: bool = True)
         table = read_table(table, config=config.table)
     policy = config.table
     found = check_table(table, files=files, duplicates=files, uncertain=policy.uncertain, blank=policy.blank)
-    require(found)
+    require(found, learns=learns)
     if not any(len(table.split(name)) for name in SPLITS):
         table = split_table(table, policy.fractions, seed=config.seed, pairs=found.pairs)
     return table, found
@@ -296,7 +304,7 @@ def evaluate_maps(
         _refuse_existing(folder, overwrite=overwrite)
         settled = config or RunConfig()
         parse_rule(settled.operating_point)
-        ready, found = checked(table, settled)
+        ready, found = checked(table, settled, learns=False)
         _start(folder, settled, ready, overwrite=overwrite, found=found)
         _remember_source(folder, table=_path_of(table), maps=Path(maps))
         adopt_maps(folder, Path(maps), name or Path(maps).resolve().name, bars)
