@@ -96,6 +96,16 @@ def test_values_and_intervals_are_those_of_the_evaluation(exclusive):
     assert checked == (22 if exclusive else 24) + 1  # eight metrics, two classes and their mean; any alarm
 
 
+@pytest.mark.parametrize(("shift", "tie"), [(0.0004, 1), (0.0006, 0)])
+def test_what_three_decimals_cannot_tell_apart_is_a_tie_however_sure(shift, tie):
+    one = run_of()
+    other = one.assign(dice=one["dice"] - shift)
+    row = pick(compare(contenders(a=one, b=other), draws=100).differences, "dice")
+    assert row["low"] == pytest.approx(row["high"])
+    assert row["difference"] == pytest.approx(shift)
+    assert row["tie"] == tie
+
+
 def test_two_identical_runs_tie_with_a_difference_of_nothing():
     run = run_of()
     found = compare(contenders(a=run, b=run.copy()), draws=100)

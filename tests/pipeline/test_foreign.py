@@ -141,8 +141,8 @@ def test_scores_beside_the_maps(maps):
     result = subject(maps).analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")[0]
     np.testing.assert_allclose(result.probabilities, [0.75, 0.5], atol=1e-6)
     wide = ForeignMaps(maps.root, CLASSES)
-    (maps.root / "scores.csv").write_text("image,mass,ring\na,3.5,-2\n")  # logits
-    np.testing.assert_allclose(subject(wide).analyse(record("a"), np.zeros(NATIVE), "val")[0].logits, [3.5, -2])
+    (maps.root / "scores.csv").write_text("image,mass,ring\nb,3.5,-2\na,0.75,0.5\n")
+    np.testing.assert_allclose(subject(wide).analyse(record("a"), np.zeros(NATIVE), "val")[0].logits, [0.75, 0.5])
     bad = ForeignMaps(maps.root, CLASSES)
     (maps.root / "scores.csv").write_text("file,p\na,1\n")
     with pytest.raises(TableError, match="expected image and mass, ring"):

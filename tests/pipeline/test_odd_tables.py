@@ -75,13 +75,17 @@ ORDINARY = [
 
 
 def test_three_images_only(made):
-    run = measured(made([("val", 1, 0, blob(4, 5), blob(4, 5) * 0.9, 0.8), *[
-        ("test", 1, 0, blob(20, 30), blob(20, 31) * 0.9, 0.9), ("test", 0, 0, None, np.zeros(SIZE), 0.1)]]))  # fmt: skip
+    rows = [
+        ("val", 1, 0, blob(4, 5), blob(4, 5) * 0.9, 0.8),
+        ("test", 1, 0, blob(20, 30), blob(20, 31) * 0.9, 0.9),
+        ("test", 0, 0, None, np.zeros(SIZE), 0.1),
+    ]
+    run = measured(made(rows))
     assert value(run, "auroc")["value"] == 1.0
     dice = value(run, "dice")
-    assert dice["value"] == pytest.approx(2 * 72 / 160) and dice["n"] == 1
-    assert np.isnan(dice["low"]) and np.isnan(dice["high"]), "one patient has no interval"
-    assert "Dice" in (run.report).read_text()
+    assert (dice["value"], dice["n"]) == (pytest.approx(2 * 72 / 160), 1)
+    assert dice[["low", "high"]].isna().all(), "one patient has no interval"
+    assert "Dice" in run.report.read_text()
 
 
 def test_no_positive_and_no_negative_are_undefined_and_counted(made):
@@ -89,20 +93,26 @@ def test_no_positive_and_no_negative_are_undefined_and_counted(made):
     for label in ("a", "b"):  # a has no negative, b no positive
         for metric in ("auroc", "average_precision") if label == "b" else ("auroc",):
             row = value(run, metric, label=label)
-            assert np.isnan(row["value"]) and row["n"] == 0, (label, metric)
+            assert np.isnan(row["value"]), (label, metric)
+            assert row["n"] == 0, (label, metric)
     assert np.isnan(value(run, "dice", label="b")["value"])
-    page = (run.report).read_text()
+    page = run.report.read_text()
     assert "undefined" in page
 
 
 def test_an_empty_mask_of_a_positive_is_undefined_and_counted(made):
-    run = measured(made([*ORDINARY, ("test", 1, 0, np.zeros(SIZE), blob(4, 30) * 0.9, 0.9),
-                         ("test", 1, 0, blob(4, 30), blob(4, 30) * 0.9, 0.9), ("test", 0, 0, None, np.zeros(SIZE), 0.1)]))  # fmt: skip
+    rows = [
+        ("test", 1, 0, np.zeros(SIZE), blob(4, 30) * 0.9, 0.9),
+        ("test", 1, 0, blob(4, 30), blob(4, 30) * 0.9, 0.9),
+        ("test", 0, 0, None, np.zeros(SIZE), 0.1),
+    ]
+    run = measured(made([*ORDINARY, *rows]))
     dice = value(run, "dice")
-    assert dice["value"] == 1.0 and dice["n"] == 1
+    assert (dice["value"], dice["n"]) == (1.0, 1)
     cases = read_cases(RunFolder(run.folder).evaluation("test") / "cases.csv")
     empty = cases[(cases["image"] == "i3") & (cases["class"] == "a") & (cases["method"] == "maps")].iloc[0]
-    assert np.isnan(empty["dice"]) and np.isnan(empty["pointing"]) and empty["truth_area"] == 0
+    assert np.isnan([empty["dice"], empty["pointing"]]).all()
+    assert empty["truth_area"] == 0
 
 
 def test_equal_scores_are_a_coin(made):
@@ -115,21 +125,27 @@ def test_nan_scores_are_left_out_and_counted(made):
     scores = (0.9, np.nan, 0.2, np.nan)
     run = measured(made([*ORDINARY, *[("test", 1 - i // 2, 0, None, np.zeros(SIZE), s) for i, s in enumerate(scores)]]))
     row = value(run, "auroc")
-    assert row["value"] == 1.0 and row["n"] == 2
+    assert (row["value"], row["n"]) == (1.0, 2)
 
 
 def test_maps_missing_of_another_size_and_not_finite(made):
     broken = np.where(blob(0, 0), np.nan, blob(20, 30) * 0.9)
     coarse = np.zeros((10, 12))
     coarse[5:7, 8:10] = 0.9  # rows 20 to 28, columns 32 to 40
-    run = measured(made([*ORDINARY, ("test", 1, 0, blob(20, 30), None, 0.9), ("test", 1, 0, blob(20, 30), broken, 0.9),
-                         ("test", 1, 0, blob(20, 30), coarse, 0.9), ("test", 0, 0, None, np.zeros(SIZE), 0.1)]))  # fmt: skip
+    rows = [
+        ("test", 1, 0, blob(20, 30), None, 0.9),
+        ("test", 1, 0, blob(20, 30), broken, 0.9),
+        ("test", 1, 0, blob(20, 30), coarse, 0.9),
+        ("test", 0, 0, None, np.zeros(SIZE), 0.1),
+    ]
+    run = measured(made([*ORDINARY, *rows]))
     facts = read_json(RunFolder(run.folder).evaluation("test") / "summary.json")
     assert facts["missing_maps"] == 2, "both classes of one image"
     assert facts["undefined_maps"] == 1
     cases = read_cases(RunFolder(run.folder).evaluation("test") / "cases.csv")
     own = cases[(cases["class"] == "a") & (cases["method"] == "maps")].set_index("image")
-    assert own["dice"].round(2).tolist()[:2] == [0.0, 1.0] and own.loc["i5", "dice"] > 0.7
+    assert own["dice"].round(2).tolist()[:2] == [0.0, 1.0]
+    assert own.loc["i5", "dice"] > 0.7
     assert own["pointing"].tolist()[:3] == [0, 1, 1]
 
 

@@ -2,7 +2,7 @@
 
 Only what all runs were measured on is compared. A difference is paired: in every draw both runs see the same patients.
 For each metric and class the intervals of all pairs of runs hold together (simultaneous percentile intervals); a pair
-whose interval includes 0 is a tie. Nothing is corrected across metrics or classes.
+whose interval includes 0 is a tie, and so is one that three decimals cannot tell apart. Nothing is corrected across metrics or classes.
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ DIFFERENCES = (
     *("low_corrected", "high_corrected", "p", "p_holm", "tie"),
 )
 """Columns of ``differences.csv``; ``difference`` is a minus b, ``tie`` is 1, 0, or NaN where nothing can be said."""
+
+LEAST = 0.0005
+"""A difference below this is a tie however sure it is: maps that were only rounded differ all in one direction."""
 
 LEVEL = 0.95
 NAN = float("nan")
@@ -540,7 +543,8 @@ def _differences(column: _Column, names: Sequence[str], owner: np.ndarray) -> li
     rows = []
     for i, (a, b) in enumerate(pairs):
         plain = interval(found[i, 1:]) if i in defined else (NAN, NAN)
-        tie = float(wide[i, 0] <= 0 <= wide[i, 1]) if i in defined else NAN
+        even = wide[i, 0] <= 0 <= wide[i, 1] or abs(found[i, 0]) < LEAST
+        tie = float(even) if i in defined else NAN
         where = (column.metric, column.label, names[a], names[b])
         numbers = (float(found[i, 0]), *plain, *map(float, wide[i]), float(p[i]), float(corrected[i]), tie)
         rows.append(dict(zip(DIFFERENCES, (*where, *numbers), strict=True)))

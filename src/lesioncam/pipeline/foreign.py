@@ -87,7 +87,10 @@ class ForeignMaps:
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
-        """Image scores ``(K,)`` by image, as they were given; empty without a file of them.
+        """Image scores ``(K,)`` by image as logits; empty without a file of them.
+
+        They are probabilities if all scores of the file lie between 0 and 1, else logits: one look at a single image
+        could not tell.
 
         Raises:
             TableError: if the file is there and cannot be used.
@@ -105,7 +108,7 @@ class ForeignMaps:
                 "or image, class, score."
             )
         table = frame.reindex(columns=list(self.classes)).to_numpy(dtype=np.float64)
-        return dict(zip(frame["image"], table, strict=True))
+        return dict(zip(frame["image"], _logits(table), strict=True))
 
     def has(self, image: str) -> bool:
         """Whether there is a map of any class of an image."""
@@ -201,8 +204,7 @@ def _with_threshold(card: ModelCard, threshold: str | float) -> ModelCard:
 
 
 def _result(maps: ForeignMaps, record: Record, heatmap: Heatmap, card: ModelCard) -> tuple[CaseResult, np.ndarray]:
-    scores = maps.scores.get(record.id, np.full(len(card.classes), np.nan))
-    logits = _logits(scores)
+    logits = maps.scores.get(record.id, np.full(len(card.classes), np.nan, dtype=np.float32))
     image_scale = card.image_calibration
     evidence = heatmap.native()
     found = CaseResult(
@@ -241,7 +243,7 @@ def _coldest(scale: Calibration, k: int) -> float:
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
-    """Scores between 0 and 1 are probabilities; others are logits already."""
+    """Scores ``(n, K)``, all between 0 and 1, are probabilities; others are logits already."""
     known = scores[~np.isnan(scores)]
     if len(known) and known.min() >= 0 and known.max() <= 1:
         return np.asarray(logit(np.clip(scores, 1e-7, 1 - 1e-7)), dtype=np.float32)

@@ -218,7 +218,7 @@ def _methods(result: _Result) -> str:
     protocol = Protocol(
         split=first.split,
         images=len(common.images) if common else len(first.images),
-        patients=int(common.patients.max()) + 1 if common else int(first.cases["patient"].nunique()),
+        patients=_people(result),
         metrics=[metric for metric in COMPARED if metric in defined],
         draws=result.draws,
         seed=result.seed,
@@ -314,15 +314,25 @@ def _tex_interval(row: Mapping[Any, Any] | None) -> str:
     return rf"{{\footnotesize {number(row['low'])} to {number(row['high'])}}}"
 
 
+def _people(result: _Result) -> int | None:
+    """How many patients stand behind the images; None where a run does not know who is who."""
+    if any(run.summary.get("patient_rule") in (None, "", "none") for run in result.runs):
+        return None
+    common = None if result.comparison is None else result.comparison.common
+    return int(common.patients.max()) + 1 if common else int(result.runs[0].cases["patient"].nunique())
+
+
 def _caption(result: _Result) -> str:
     where = {"test": "test", "val": "validation (thresholds were chosen here, optimistic)"}[result.runs[0].split]
     if result.comparison is None:
-        return f"Folds of one configuration, each on its own {where} images; 95 % intervals over patients."
+        unit = "images" if _people(result) is None else "patients"
+        return f"Folds of one configuration, each on its own {where} images; 95 % intervals over {unit}."
     common = result.comparison.common
-    patients = int(common.patients.max()) + 1
+    people = _people(result)
+    behind, drawn = ("", "images") if people is None else (f" of {people} patients", "patients")
     return (
-        f"Mean of classes on {len(common.images)} {where} images of {patients} patients, with 95 % intervals "
-        f"({result.draws} bootstrap draws of patients). Bold: no other is better beyond chance; runs that share a "
+        f"Mean of classes on {len(common.images)} {where} images{behind}, with 95 % intervals "
+        f"({result.draws} bootstrap draws of {drawn}). Bold: no other is better beyond chance; runs that share a "
         "letter tie (simultaneous paired intervals). Arrow: the lower, the better."
     )
 
@@ -366,6 +376,7 @@ def _page(result: _Result, values: Sequence[Plot], gaps: Sequence[Plot], text: s
         "correction": CORRECTION,
         "value_plots": values,
         "difference_plots": gaps,
+        "people": _people(result),
         "one_recipe": any(len(members) == len(result.runs) for members in repetitions(result.runs).values()),
         "main_equal": [line.name for line in settings if not line.differs and line.name in MAIN],
         "different": [line for line in settings if line.differs],

@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lesioncam.evaluation.compare import COMPARED
-from lesioncam.reporting.figures import COLOURS, MUTED, Plot
-from lesioncam.reporting.figures import make_plot
+from lesioncam.reporting.figures import COLOURS, MUTED, Plot, make_plot
 from lesioncam.reporting.words import metric_name, number
 
 __all__ = ["difference_plots", "heading", "signed", "value_plots", "verdict"]

@@ -231,7 +231,9 @@ def _history_plot(table: pd.DataFrame, best: int | None, title: str, columns: di
 
     ends = "; ".join(f"{label} {number(table[name].dropna().iloc[-1])} at the end" for name, label in shown.items())
     kept = "" if best is None else f" Epoch {best} was kept."
-    return make_plot(f"history-{next(iter(shown))}", (3.7, 2.6), draw, f"{title} over {len(table)} epochs: {ends}.{kept}")
+    return make_plot(
+        f"history-{next(iter(shown))}", (3.7, 2.6), draw, f"{title} over {len(table)} epochs: {ends}.{kept}"
+    )
 
 
 def _roc(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
@@ -249,7 +251,9 @@ def _roc(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
         axes.set(title="ROC, with area under the curve", xlabel="1 − specificity", ylabel="sensitivity")
         _square(axes)
 
-    return make_plot(_key("roc", evaluation, classes), (3.7, 4.2), draw, _alt(evaluation, "ROC curves", curves, "auroc"))
+    return make_plot(
+        _key("roc", evaluation, classes), (3.7, 4.2), draw, _alt(evaluation, "ROC curves", curves, "auroc")
+    )
 
 
 def _precision_recall(evaluation: Evaluation, classes: Sequence[str]) -> Plot | None:
@@ -398,6 +402,7 @@ def _key(kind: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
 
 
 def make_plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
+    """Draw once as SVG (in the page) and keep how to draw it again as PNG."""
     stream = StringIO()
     _save(size, draw, stream, format="svg", transparent=True, metadata=NO_METADATA)
     svg = _inline(stream.getvalue(), key)

@@ -183,7 +183,8 @@ def _threshold_light(evaluation: Evaluation, count: Count) -> Light:
         return Light("warn", name, "given by the user; how they were chosen is not known")
     if evaluation.split == "val":
         return Light("warn", name, "chosen on these very images, so Dice and IoU below are optimistic")
-    on = f" ({count(int(people), least=5)} patients)" if people else ""
+    unit = "images" if evaluation.summary.get("patient_rule") in (None, "", "none") else "patients"
+    on = f" ({count(int(people), least=5)} {unit})" if people else ""
     return Light("ok", name, f"chosen on validation{on}, none on this split")
 
 

@@ -34,7 +34,7 @@ class Protocol(NamedTuple):
     Attributes:
         split: ``test`` or ``val``.
         images: shared by all runs.
-        patients: behind them.
+        patients: behind them; None where no run knows who is who.
         metrics: those that were defined.
         draws: of the bootstrap.
         seed: of the draws.
@@ -46,7 +46,7 @@ class Protocol(NamedTuple):
 
     split: str
     images: int
-    patients: int
+    patients: int | None
     metrics: Sequence[str]
     draws: int
     seed: int
@@ -185,7 +185,8 @@ def _choices(runs: Sequence[Described]) -> list[str]:
 def _measures(protocol: Protocol) -> list[str]:
     names = [MEASURES[name] for name in protocol.metrics if name in MEASURES]
     where = {"test": "test images", "val": "validation images, on which thresholds were chosen,"}[protocol.split]
-    behind = f"{protocol.images} {where} of {protocol.patients} patients"
+    people = "" if protocol.patients is None else f" of {protocol.patients} patients"
+    behind = f"{protocol.images} {where}{people}"
     found = [f"Runs were measured on the {behind} that all of them share."] if protocol.paired else []
     found += [f"Reported are {_listed(names)}."] if names else []
     if protocol.exclusive and "balanced_accuracy" in protocol.metrics:
@@ -195,12 +196,14 @@ def _measures(protocol: Protocol) -> list[str]:
 
 
 def _comparison(runs: Sequence[Described], protocol: Protocol) -> list[str]:
-    drawn = f"{protocol.draws} bootstrap draws of whole patients (seed {protocol.seed})"
+    of = "images, since patients were not known," if protocol.patients is None else "whole patients"
+    drawn = f"{protocol.draws} bootstrap draws of {of} (seed {protocol.seed})"
     found = [f"Intervals (95 %) are percentiles of {drawn} [@davison1997]."]
     if protocol.paired and len(runs) > 1:
         found.append(
             "Differences are paired: all runs see the same draws. For each metric and class the intervals of all pairs "
-            "of runs hold simultaneously [@mandel2008]; pairs whose interval includes 0 are reported as ties, shown by "
+            "of runs hold simultaneously [@mandel2008]; pairs whose interval includes 0, or "
+            "that differ by less than 0.0005, are reported as ties, shown by "
             "shared letters [@piepho2004]. P values are two-sided bootstrap values with Holm's correction [@holm1979]. "
             "Nothing was corrected across metrics or classes."
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lesioncam.evaluation.controls import READER
+from lesioncam.evaluation.controls import BOUNDS, READER
 from lesioncam.reporting.read import Evaluation
 
 __all__ = ["Count", "Estimate", "counted", "estimate", "method_name", "metric_name", "number", "plain"]
@@ -208,6 +208,8 @@ def counted(estimates: Iterable[tuple[str, Estimate]], count: Count = plain) -> 
 def _estimate(row: Mapping[Any, Any]) -> Estimate:
     metric, pixel = row["metric"], row["task"] != "classification"
     why = UNDEFINED | (UNDEFINED_PIXEL if pixel else UNDEFINED_IMAGE)
+    if str(row.get("method", "")).startswith((*BOUNDS, READER)):  # they are drawn where there is a lesion
+        why = why | {"false_alarm_rate": "lesions only"}
     return Estimate(
         metric=metric,
         value=row["value"],
