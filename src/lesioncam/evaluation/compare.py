@@ -2,7 +2,8 @@
 
 Only what all runs were measured on is compared. A difference is paired: in every draw both runs see the same patients.
 For each metric and class the intervals of all pairs of runs hold together (simultaneous percentile intervals); a pair
-whose interval includes 0 is a tie, and so is one that three decimals cannot tell apart. Nothing is corrected across metrics or classes.
+whose interval includes 0 is a tie, and so is one that three decimals cannot tell apart. Nothing is corrected across
+metrics or classes.
 """
 
 from __future__ import annotations
