@@ -19,20 +19,25 @@ if TYPE_CHECKING:
     from lesioncam.data.split import split_table
     from lesioncam.data.table import Table, read_table, write_table
     from lesioncam.errors import LesioncamError
+    from lesioncam.explanation.explain import explain
     from lesioncam.geometry import Geometry
     from lesioncam.models.checkpoint import load_classifier as load
+    from lesioncam.pipeline.adopt import adopt
     from lesioncam.pipeline.case import analyse
+    from lesioncam.pipeline.explainer import Explainer
     from lesioncam.pipeline.steps import demo, evaluate, evaluate_maps, predict, report, run, train
     from lesioncam.reporting.comparison import compare_runs as compare
-    from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Segmentation
+    from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Heatmaps, Segmentation
 
 _HOMES = {
     "AvgPool": "lesioncam.config",
     "BackboneConfig": "lesioncam.config",
     "CaseResult": "lesioncam.types",
     "ClassifierOutput": "lesioncam.types",
+    "Explainer": "lesioncam.pipeline.explainer",
     "Geometry": "lesioncam.geometry",
     "Heatmap": "lesioncam.types",
+    "Heatmaps": "lesioncam.types",
     "LesioncamError": "lesioncam.errors",
     "LsePool": "lesioncam.config",
     "MaxPool": "lesioncam.config",
@@ -43,12 +48,14 @@ _HOMES = {
     "Table": "lesioncam.data.table",
     "TableConfig": "lesioncam.config",
     "TopqPool": "lesioncam.config",
+    "adopt": "lesioncam.pipeline.adopt",
     "analyse": "lesioncam.pipeline.case",
     "check_table": "lesioncam.data.check",
     "compare": "lesioncam.reporting.comparison:compare_runs",
     "demo": "lesioncam.pipeline.steps",
     "evaluate": "lesioncam.pipeline.steps",
     "evaluate_maps": "lesioncam.pipeline.steps",
+    "explain": "lesioncam.explanation.explain",
     "index_source": "lesioncam.data.sources",
     "load": "lesioncam.models.checkpoint:load_classifier",
     "predict": "lesioncam.pipeline.steps",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,17 +26,21 @@ from lesioncam.errors import OptionError
 from lesioncam.lookup import find
 
 __all__ = [
+    "MAPS",
     "POOLING_TYPES",
+    "AdoptConfig",
     "AugmentConfig",
     "AvgPool",
     "BackboneConfig",
     "Config",
     "CustomPool",
     "LsePool",
+    "MapMethod",
     "MaxPool",
     "PcamPool",
     "Pooling",
     "PreprocessConfig",
+    "ResizeCropConfig",
     "RunConfig",
     "TableConfig",
     "TopqPool",
@@ -50,6 +54,23 @@ __all__ = [
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 CalibrationKind = Literal["none", "temperature", "platt", "isotonic"]
+MapMethod = Literal[
+    "cam",
+    "gradcam",
+    "gradcam_pp",
+    "hirescam",
+    "xgradcam",
+    "layercam",
+    "eigencam",
+    "scorecam",
+    "occlusion",
+    "rise",
+    "integrated_gradients",
+    "smoothgrad",
+    "clear",
+]
+MAPS: tuple[str, ...] = get_args(MapMethod)
+"""Every map method a user can name."""
 
 
 class Config(BaseModel):
@@ -147,6 +168,38 @@ class PreprocessConfig(Config):
     """Padding on both sides; otherwise at the right and bottom only."""
 
 
+class ResizeCropConfig(Config):
+    """From a decoded image to the input of a network of somebody else: timm's evaluation transform."""
+
+    size: tuple[PositiveInt, PositiveInt] = (224, 224)
+    """Height and width of the network input, pixels."""
+    channels: PositiveInt = 3
+    """Input channels."""
+    crop_pct: PositiveFloat = 0.875
+    """Share of the scaled image's side that the input shows; 1 cuts nothing off a square image."""
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    """center: cut the longer side; squash: forget the proportions; border: pad the shorter side."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
+    """How pixels are resized."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Taken off each channel, after [0, 1]."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Each channel is divided by it."""
+
+
+class AdoptConfig(Config):
+    """A network of somebody else: what makes it, and what it takes."""
+
+    model: str
+    """timm:NAME, or module:function of your own."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function that makes it (timm.create_model, or yours)."""
+    prepare: ResizeCropConfig = ResizeCropConfig()
+    """From a decoded image to its input."""
+    layer: str | None = None
+    """Where maps are taken, a dotted name; None chooses."""
+
+
 class AugmentConfig(Config):
     """Random changes of a training image; ranges are symmetric."""
 
@@ -198,8 +251,8 @@ class RunConfig(Config):
     """Start from: hub (timm's pretrained), a FILE, or none (random)."""
     pooling: Pooling = PcamPool()
     """avg | max | lse[,sharpness=10] | topq[,fraction=0.02] | pcam[,temperature=0.5]"""
-    map: Literal["cam"] = "cam"
-    """Map method."""
+    map: MapMethod = "cam"
+    """Map method; cam comes with the logits, the others cost more."""
     threshold: Literal["val", "default"] | Fraction = "val"
     """Where map thresholds come from: val (best mean Dice on validation), default (.5), or a number."""
     operating_point: str = "youden"

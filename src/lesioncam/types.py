@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.special import expit
 
 from lesioncam.errors import LesioncamError
-from lesioncam.geometry import Geometry
+from lesioncam.geometry import Geometry, resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,7 @@ __all__ = [
     "ClassifierOutput",
     "Component",
     "Heatmap",
+    "Heatmaps",
     "Provenance",
     "Record",
     "Sample",
@@ -275,11 +276,84 @@ class Heatmap:
         A healthy image looks as hot as a sick one on this scale.
         """
         maps = self.native()
+        window: Any = (..., *(slice(a, b) for a, b in self.geometry.crop))
+        seen = maps[window]  # what lies outside has no evidence to count
         axes = tuple(range(1, maps.ndim))
-        low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
+        low, high = seen.min(axes, keepdims=True), seen.max(axes, keepdims=True)
         span = high - low
         usable = np.isfinite(span) & (span > 0)
-        return np.where(usable, (maps - low) / np.where(usable, span, 1.0), 0.0).astype(np.float32)
+        return np.where(usable, np.clip((maps - low) / np.where(usable, span, 1.0), 0, 1), 0.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Heatmaps:
+    """Raw evidence per class of a batch of prepared images, as tensors; never normalised silently.
+
+    Attributes:
+        raw: ``(N, K, *s)`` float32 without a graph; ``(N, 1, *s)`` where one class per image was asked for.
+        method: name of the map method.
+        layer: where in the network it was taken, a dotted name.
+        scores: ``(N, K)`` or ``(N, 1)`` float32, the logits that are explained.
+        size: of the network input, pixels or voxels, array order.
+        classes: ``(N,)`` the class of each image; None where all K were asked for.
+        origin: where the centre of the first cell lies in the network input, pixels per axis; None means half-pixel
+            centres.
+
+    Example:
+        >>> import torch
+        >>> maps = Heatmaps(torch.tensor([[[[0.0, 1.0]]]]), "cam", "head", torch.zeros(1, 1), (1, 4))
+        >>> maps.native()
+        tensor([[[[0.0000, 0.2500, 0.7500, 1.0000]]]])
+        >>> maps.flat
+        tensor([[False]])
+    """
+
+    raw: Tensor
+    method: str
+    layer: str
+    scores: Tensor
+    size: tuple[int, ...]
+    classes: Tensor | None = None
+    origin: tuple[float, ...] | None = None
+
+    @property
+    def flat(self) -> Tensor:
+        """Which maps show nothing, ``(N, K)`` bool: the same value everywhere, or not finite."""
+        low, high = _range(self.raw)
+        return ~((high - low).isfinite() & (high > low)).flatten(2).squeeze(-1)
+
+    def native(self, size: Sequence[int] | None = None) -> Tensor:
+        """Raw evidence at a size, ``(N, K, *size)`` float32: resized linearly, inside the raw range.
+
+        Args:
+            size: array order; None is the size of the network input. Another size is taken as the same image, scaled
+                to it without a crop; the way back through crops and padding is a :class:`Geometry`.
+        """
+        low, high = _range(self.raw)
+        maps = self.raw
+        if self.origin is not None:
+            way = Geometry.letterbox(self.size, self.size).weights(tuple(maps.shape[2:]), self.origin)
+            for axis, weights in enumerate(way, start=2):
+                maps = (maps.movedim(axis, -1) @ maps.new_tensor(weights).T).movedim(-1, axis)
+        target = tuple(self.size if size is None else size)
+        maps = maps if tuple(maps.shape[2:]) == target else resize(maps, target)
+        return maps.clamp(low, high)  # sums of rounded weights may pass the ends of the range by one digit
+
+    def unit(self, size: Sequence[int] | None = None) -> Tensor:
+        """Each map scaled to [0, 1] by its own minimum and maximum, for display only; a flat map becomes zeros.
+
+        A healthy image looks as hot as a sick one on this scale.
+        """
+        maps = self.native(size)
+        low, high = _range(maps)
+        usable = (high - low).isfinite() & (high > low)
+        return ((maps - low) / (high - low).where(usable, 1.0)).where(usable, 0.0)
+
+
+def _range(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of each map of ``(N, K, *s)``, kept as ``(N, K, 1, ...)``; NaN where a map has one."""
+    axes = tuple(range(2, maps.ndim))
+    return maps.amin(axes, keepdim=True), maps.amax(axes, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 
-from lesioncam.config import POOLING_TYPES
+from lesioncam.config import POOLING_TYPES, MapMethod
 from lesioncam.evaluation.compare import COMPARED
 from lesioncam.reporting.methods_text import REFERENCES, Described, Protocol, bibliography, methods_text
 
@@ -137,3 +138,19 @@ def test_every_reference_is_complete_and_balanced():
         assert re.fullmatch(r"(19|20)\d\d", fields["year"])
         assert fields["year"] in key
         assert "&" not in fields.get("journal", "").replace("\\&", "")
+
+
+@pytest.mark.parametrize("method", [name for name in get_args(MapMethod) if name != "cam"])
+def test_every_map_method_has_words_and_a_reference(method):
+    one = run()
+    text = methods_text([one._replace(summary=dict(one.summary) | {"method": method})], PROTOCOL)
+    (key,) = re.search(r"Heat maps were [^[]*\[@(\w+)\]", text).groups()
+    assert f"{{{key}," in bibliography(text)
+
+
+def test_a_network_that_was_adopted_was_not_trained_here():
+    theirs = Described("mine", {"seed": 0}, SUMMARY)
+    alone, beside = methods_text([theirs], PROTOCOL), methods_text([theirs, run()], PROTOCOL)
+    assert alone.startswith("mine was trained elsewhere.")
+    assert "image-level labels" not in alone
+    assert "mine was trained elsewhere. The other classifiers were trained from image-level labels alone" in beside

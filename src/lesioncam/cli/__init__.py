@@ -19,7 +19,8 @@ VERBS = {
     "evaluate": "measure a run, or another tool's maps, on val or test (counted), and write the report",
     "compare": "several runs side by side: paired, corrected, ties as ties",
     "report": "rebuild the report from the run folder; --share for a version to give away",
-    "predict": "maps, boxes and masks of new images",
+    "predict": "maps, boxes, masks and crops of new images, by any map method",
+    "adopt": "take in a network of your own: self-test, thresholds and calibration on val",
 }
 """Every verb, in the order of use."""
 
@@ -40,6 +41,8 @@ For research; not a medical device.
   lesioncam evaluate maps_of_another_tool/ brain.csv -o runs/theirs
   lesioncam compare runs/brain runs/theirs -o comparison/
   lesioncam predict runs/brain slices/*.png -o out/ --write maps boxes masks overlay
+  lesioncam predict runs/brain slice.png -o out/ --map layercam --class glioma --write maps overlay crops
+  lesioncam adopt timm:resnet50 brain.csv --weights model.safetensors -o runs/mine
 """
 
 

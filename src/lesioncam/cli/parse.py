@@ -19,7 +19,7 @@ from lesioncam.config import (
 )
 from lesioncam.errors import OptionError
 
-__all__ = ["Pairs", "parse", "with_settings"]
+__all__ = ["Pairs", "parse", "read_values", "with_settings"]
 
 T = TypeVar("T")
 
@@ -152,3 +152,13 @@ def with_settings(config: RunConfig, settings: Mapping[str, str]) -> RunConfig:
             raise OptionError(f"--set {name}: no such option; available here: {', '.join(place)}.")
         place[last] = yaml.safe_load(text)
     return validated(RunConfig, content, "--set")
+
+
+def read_values(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Values of ``NAME=VALUE`` pairs, read as YAML.
+
+    Example:
+        >>> read_values({"size": "320", "mean": "[0.5]", "crop_mode": "border"})
+        {'size': 320, 'mean': [0.5], 'crop_mode': 'border'}
+    """
+    return {name: yaml.safe_load(text) for name, text in pairs.items()}

@@ -12,14 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from lesioncam.cli.parse import Pairs, parse
-from lesioncam.config import CalibrationKind, RunConfig, TableConfig
+from lesioncam.config import CalibrationKind, MapMethod, RunConfig, TableConfig
 
 if TYPE_CHECKING:
     from lesioncam.data.duplicates import Pair
     from lesioncam.data.table import Table
     from lesioncam.pipeline.steps import Run
 
-__all__ = ["calibrate", "check", "compare", "demo", "evaluate", "index", "predict", "report", "run", "split", "train"]
+__all__ = [
+    "adopt",
+    "calibrate",
+    "check",
+    "compare",
+    "demo",
+    "evaluate",
+    "index",
+    "predict",
+    "report",
+    "run",
+    "split",
+    "train",
+]
 
 Out = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
 ModelThreshold = Annotated[str, arg(metavar="val|default|0.4")]
@@ -150,7 +163,11 @@ def split(words: Sequence[str]) -> int:
     write_table(table, args.out)
     if pairs:
         notes.append(f"{len(pairs)} pairs of nearly the same image were kept together")
-    counts = ", ".join(f"{len(table.split(name))} {name}" for name in SPLITS)
+    if args.folds is not None and args.fold is None:
+        sizes = table.frame["extra:fold"].value_counts().sort_index()
+        counts = f"{', '.join(map(str, sizes))} images in folds 0 to {args.folds - 1}"
+    else:
+        counts = ", ".join(f"{len(table.split(name))} {name}" for name in SPLITS)
     print("".join(f"{note}\n" for note in notes) + f"{counts}: {args.out}")
     return 0
 
@@ -178,7 +195,8 @@ def _split(args: SplitArgs, table: Table, pairs: Sequence[Pair]) -> tuple[Table,
         return split_table(table, shares, seed=args.seed, pairs=pairs), []
     if not found.straddling:
         return found.table, []
-    who = f"{len(found.straddling)} patient(s) with images on both sides went to test, {found.moved} images with them"
+    unit = "groups of one patient or of near-identical images"
+    who = f"on both sides, hence moved to test whole: {len(found.straddling)} {unit} ({found.moved} images)"
     return found.table, [who]
 
 
@@ -410,8 +428,14 @@ class PredictArgs:
     """Images, or folders of images."""
     out: Out
     """The folder to write."""
-    write: tuple[Literal["maps", "boxes", "masks", "overlay"], ...] = ("maps", "boxes", "masks", "overlay")
+    write: tuple[Literal["maps", "boxes", "masks", "overlay", "crops"], ...] = ("maps", "boxes", "masks", "overlay")
     """What to write beside predictions.csv."""
+    map: Annotated[MapMethod | None, arg(metavar="METHOD")] = None
+    """Map method, by default the run's own; thresholds hold for that one, maps of another are cut at half their range.
+    One of cam, gradcam, gradcam_pp, hirescam, xgradcam, layercam, eigencam, scorecam, occlusion, rise,
+    integrated_gradients, smoothgrad, clear."""
+    classes: Annotated[tuple[str, ...], arg(name="class", metavar="NAME")] = ()
+    """Draw these classes only."""
     threshold: ModelThreshold = "val"
     """Map thresholds: chosen on val, default (.5), or a probability."""
     overwrite: bool = False
@@ -431,12 +455,81 @@ def predict(words: Sequence[str]) -> int:
         args.out,
         write=args.write,
         threshold=_threshold(args.threshold),
+        map=args.map,
+        classes=args.classes,
         progress=_watched(),
         overwrite=args.overwrite,
     )
     failed = len(inputs) - len(results)
     note = f"; {failed} could not be used, see {args.out / 'failed.csv'}" if failed else ""
     print(f"{len(results)} images: {args.out / 'predictions.csv'}{note}")
+    return 0
+
+
+@dataclass(frozen=True)
+class AdoptArgs:
+    """Take in a network of your own: self-test, thresholds and calibration on val; then evaluate, compare, predict."""
+
+    model: Positional[str]
+    """timm:NAME, or module:function of your own that returns a torch.nn.Module."""
+    table: Positional[Path]
+    """CSV or Parquet, one row per image; the classes in the network's own order (--classes)."""
+    out: Out
+    """The run folder to make."""
+    weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Safetensors, or a state dict of torch; a function of your own may bring its own."""
+    map: Annotated[MapMethod | None, arg(metavar="METHOD")] = None
+    """Map method, as in predict; by default cam where the network ends in pooling and a linear layer, else gradcam."""
+    layer: str | None = None
+    """Where maps are taken, a dotted name; found by itself otherwise."""
+    options: Pairs = field(default_factory=dict)
+    """Keyword arguments of the function that makes the network, for instance in_chans=1."""
+    prepare: Pairs = field(default_factory=dict)
+    """How images are prepared where it is not timm's way for this network: size=320 crop_pct=1 mean=[0.5] std=[0.5]."""
+    read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
+    calibration: CalibrationKind = "none"
+    """Of image scores, on val: none (the sigmoid), temperature, platt or isotonic."""
+    map_calibration: CalibrationKind = "none"
+    """Of map values, on the validation masks."""
+    operating_point: Annotated[str, arg(metavar="youden|sensitivity=0.9|specificity=0.9|cost=5")] = "youden"
+    """Rule for the image thresholds."""
+    seed: int = 0
+    """Of the split and the intervals."""
+    draws: int = 1000
+    """Bootstrap draws per interval."""
+    overwrite: bool = False
+    """Replace an earlier run."""
+
+
+def adopt(words: Sequence[str]) -> int:
+    """`lesioncam adopt`."""
+    args = parse(AdoptArgs, "adopt", words)
+    _log()
+    from lesioncam.cli.parse import read_values
+    from lesioncam.pipeline.adopt import adopt as take_in
+
+    config = RunConfig(
+        table=args.read,
+        calibration=args.calibration,
+        map_calibration=args.map_calibration,
+        operating_point=args.operating_point,
+        seed=args.seed,
+        draws=args.draws,
+    )
+    done = take_in(
+        args.model,
+        args.table,
+        args.out,
+        weights=args.weights,
+        map=args.map,
+        layer=args.layer,
+        options=read_values(args.options),
+        prepare=read_values(args.prepare),
+        config=config,
+        overwrite=args.overwrite,
+        progress=_watched(),
+    )
+    print(f"{done.test}\nnext: lesioncam evaluate {args.out}")
     return 0
 
 

@@ -1,22 +1,39 @@
-"""One object takes a decoded image to the network's input and knows the way back."""
+"""One object takes a decoded image to the network's input and knows the way back.
+
+Our own networks see a letter-box (`Preprocess`), those of others mostly timm's resize-then-centre-crop (`ResizeCrop`);
+whatever is called with an image and a name and returns a `Sample` can stand in their place (`Prepares`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from PIL import Image
 
-from lesioncam.config import PreprocessConfig
-from lesioncam.errors import ImageError
+from lesioncam.config import PreprocessConfig, ResizeCropConfig, validated
+from lesioncam.errors import ImageError, ModelError
 from lesioncam.geometry import Geometry
 from lesioncam.types import Sample
 
-__all__ = ["Preprocess", "display_image", "foreground_box"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Prepares", "Preprocess", "ResizeCrop", "display_image", "foreground_box"]
 
 _GREY = np.array([0.2125, 0.7154, 0.0721])  # luminance of linear RGB, ITU-R BT.709
 _MARGIN = 0.02  # of the side, round a foreground crop
 _SMALLEST = 0.2  # of the image; a smaller "foreground" is a bright spot, not a body
+_DARK, _BRIGHT = 0.5, 99.5  # percentiles that become 0 and 1
+
+
+class Prepares(Protocol):
+    """Anything that prepares images: one decoded image and a name for errors to a `Sample`."""
+
+    def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
+        """Prepare one decoded image, ``(H, W)``, ``(H, W, C)`` or a volume."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,31 @@ class Preprocess:
     """
 
     config: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+    @classmethod
+    def from_timm(cls, model: nn.Module, **changes: Any) -> ResizeCrop:
+        """The preprocessing a timm model was trained with, and its inverse.
+
+        Args:
+            model: made by ``timm.create_model``; compiled, DDP and Lightning wrappers are looked through.
+            **changes: fields of :class:`lesioncam.config.ResizeCropConfig`, for instance ``crop_pct=1.0``; ``size`` may
+                be one number.
+
+        Returns:
+            Resize, then centre crop, as timm does it: same pixels for 8-bit images.
+
+        Raises:
+            ModelError: if the model carries no timm configuration.
+            OptionError: for a change that does not exist.
+
+        Example:
+            >>> import timm
+            >>> prepare = Preprocess.from_timm(timm.create_model("resnet10t"))
+            >>> sample = prepare(np.arange(7500, dtype=np.float32).reshape(75, 100))
+            >>> prepare.config.crop_pct, sample.image.shape, sample.geometry.crop
+            (0.875, (3, 176, 176), ((4, 70), (17, 83)))
+        """
+        return ResizeCrop(_timm_config(model, changes))
 
     def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
         """Prepare one decoded image.
@@ -58,6 +100,125 @@ class Preprocess:
         tensor = torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))[None]
         prepared = geometry.to_input(tensor, fill=float(scaled.min()))[0].numpy()
         return Sample(prepared, geometry.valid(), geometry)
+
+
+@dataclass(frozen=True)
+class ResizeCrop:
+    """timm's evaluation transform: resize the whole image, take the middle, normalise with fixed numbers.
+
+    8-bit images are resized as 8-bit images, so the result is timm's own. Images of any other depth are first brought
+    to [0, 255] by their 0.5 and 99.5 percentiles, which is what a person would have exported, and resized as floats.
+
+    Example:
+        >>> sample = ResizeCrop(ResizeCropConfig(size=(32, 48), crop_pct=1.0))(np.eye(60, dtype=np.uint8))
+        >>> sample.image.shape, sample.geometry.crop
+        ((3, 32, 48), ((10, 50), (0, 60)))
+    """
+
+    config: ResizeCropConfig = field(default_factory=ResizeCropConfig)
+
+    def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
+        """Prepare one decoded image.
+
+        Args:
+            image: ``(H, W)`` or ``(H, W, C)``, any depth.
+            name: for errors.
+
+        Raises:
+            ImageError: if it is a volume, not finite, or has a number of channels that cannot be used.
+        """
+        options = self.config
+        if np.ndim(image) not in (2, 3):
+            raise ImageError(f"{name} is {np.shape(image)}; expected (H, W) or (H, W, C). A volume needs its own way.")
+        planes = _eight_bit(image, to_planes(image, options.channels, name))
+        geometry = Geometry.resize_crop(
+            planes.shape[1:], options.size, crop_pct=options.crop_pct, mode=options.crop_mode
+        )
+        prepared = [
+            (_place(_resample(plane, geometry.scaled, options.interpolation), geometry, self._filling(c)) / 255 - m) / s
+            for c, (plane, m, s) in enumerate(zip(planes, *self._numbers(len(planes)), strict=True))
+        ]
+        return Sample(np.stack(prepared), geometry.valid(), geometry)
+
+    def _numbers(self, channels: int) -> tuple[tuple[np.float32, ...], tuple[np.float32, ...]]:
+        """Mean and spread of each channel; their means where a network takes another number of channels."""
+        return _adapted(self.config.mean, channels), _adapted(self.config.std, channels)
+
+    def _filling(self, channel: int) -> int:
+        """What stands beside the image: the mean colour where borders are asked for, otherwise black."""
+        if self.config.crop_mode != "border":
+            return 0
+        return round(255 * float(_adapted(self.config.mean, self.config.channels)[channel]))
+
+
+def _timm_config(model: nn.Module, changes: dict[str, Any]) -> ResizeCropConfig:
+    bare: Any = model
+    for wrapper in ("_orig_mod", "module", "_orig_mod"):
+        bare = getattr(bare, wrapper, bare)
+    carrier = next((part for part in bare.modules() if isinstance(getattr(part, "pretrained_cfg", None), dict)), None)
+    if carrier is None:
+        raise ModelError(
+            f"{type(bare).__name__} carries no timm configuration (pretrained_cfg); say how its images are prepared: "
+            "lesioncam.data.preprocess.ResizeCrop(ResizeCropConfig(size=(224, 224), mean=..., std=...)), or a callable "
+            "of your own."
+        )
+    from timm.data import resolve_model_data_config
+
+    found = resolve_model_data_config(carrier)
+    fields = {name: found[name] for name in ("crop_pct", "crop_mode", "interpolation", "mean", "std")}
+    fields |= {"size": _input_size(carrier, found["input_size"][-2:]), "channels": _input_channels(carrier)}
+    if isinstance(changes.get("size"), int):
+        changes = {**changes, "size": (changes["size"],) * 2}
+    return validated(ResizeCropConfig, {**fields, **changes}, "preprocessing")
+
+
+def _input_size(model: nn.Module, resolved: tuple[int, int]) -> tuple[int, int]:
+    """What a network with fixed patches was built for, which its configuration does not say."""
+    built = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return tuple(built) if built is not None and len(built) == 2 else tuple(resolved)  # type: ignore[return-value]
+
+
+def _input_channels(model: nn.Module) -> int:
+    """Input channels of the first convolution; its configuration speaks of 3 whatever it was built with."""
+    channels = getattr(model, "in_chans", None)
+    if isinstance(channels, int):
+        return channels
+    first: Any = next((part for part in model.modules() if hasattr(part, "in_channels")), None)
+    return 3 if first is None else int(first.in_channels)
+
+
+def _adapted(numbers: tuple[float, ...], channels: int) -> tuple[np.float32, ...]:
+    own = numbers if len(numbers) == channels else (float(np.mean(numbers)),) * channels
+    return tuple(np.float32(number) for number in own)
+
+
+def _eight_bit(image: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """Planes in [0, 255]: as bytes where the image is of bytes, otherwise windowed floats."""
+    if np.asarray(image).dtype == np.uint8:
+        return np.rint(planes).astype(np.uint8)
+    low, high = (float(v) for v in np.percentile(planes, (_DARK, _BRIGHT)))
+    if high <= low:
+        low, high = float(planes.min()), float(planes.max())
+    return np.clip((planes - low) * np.float32(255 / max(high - low, 1e-12)), 0, 255).astype(np.float32)
+
+
+def _resample(plane: np.ndarray, size: tuple[int, ...], how: str) -> np.ndarray:
+    """A plane (uint8 or float32) at another size, antialiased where it shrinks, by Pillow as timm does it."""
+    if plane.shape == size:
+        return plane
+    height, width = size
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling[how.upper()]))
+
+
+def _place(plane: np.ndarray, geometry: Geometry, filling: int) -> np.ndarray:
+    """The scaled plane ``(*scaled)`` laid into the input, what stands over cut off, ``(*input)`` float32."""
+    out = np.full(geometry.input, filling, dtype=np.float32)
+    there, here = [], []
+    for offset, scaled, size in zip(geometry.offset, geometry.scaled, geometry.input, strict=True):
+        there.append(slice(max(0, offset), min(size, offset + scaled)))
+        here.append(slice(max(0, -offset), min(scaled, size - offset)))
+    out[tuple(there)] = plane[tuple(here)]
+    return out
 
 
 def to_planes(image: np.ndarray, channels: int, name: str = "image") -> np.ndarray:
@@ -121,7 +282,7 @@ def display_image(image: np.ndarray) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3):
         pixels = pixels[..., 0]
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    low, high = np.percentile(pixels, (0.5, 99.5))
+    low, high = np.percentile(pixels, (_DARK, _BRIGHT))
     if high <= low:
         low, high = float(pixels.min()), float(pixels.max()) or 1.0
     return np.asarray(np.clip((pixels - low) / max(high - low, 1e-12), 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -139,7 +300,7 @@ def _window(pixels: np.ndarray, dtype: np.dtype, how: str, name: str) -> tuple[f
             )
         limits = np.iinfo(dtype)
         return float(limits.min), float(limits.max)
-    low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.5)))
+    low, high = (float(v) for v in np.percentile(pixels, (_DARK, _BRIGHT)))
     return (low, high) if high > low else (float(pixels.min()), float(pixels.max()))
 
 

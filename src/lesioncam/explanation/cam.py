@@ -1,16 +1,25 @@
-"""The map that comes with the logits: the class maps of the classifier's own head."""
+"""Maps of a classifier of a run, by any method: the class maps that come with the logits, or what `explain` makes."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from lesioncam.explanation.explain import METHODS as ALL
+from lesioncam.explanation.explain import explain
 from lesioncam.models.checkpoint import TrainedClassifier
-from lesioncam.types import Calibration, Heatmap, Sample
+from lesioncam.models.classifier import Classifier
+from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
-__all__ = ["METHODS", "Explained", "cam"]
+__all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explained"]
+
+LAYERLESS = ("cam", "occlusion", "rise", "integrated_gradients", "smoothgrad", "clear")
+"""Methods that look at no layer, or at one that is not for choosing."""
 
 
 class Explained(NamedTuple):
@@ -19,6 +28,25 @@ class Explained(NamedTuple):
     logits: np.ndarray
     heatmap: Heatmap
     features: np.ndarray | None = None
+
+
+class Padded(nn.Module):
+    """A classifier of ours that knows where its input is padding, so that it can be explained like any other network.
+
+    Args:
+        network: ours.
+        valid: ``(N, 1, *S)`` bool, True where the input shows image; one for all images where N is 1.
+    """
+
+    def __init__(self, network: Classifier, valid: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("valid", valid, persistent=False)
+
+    def forward(self, images: Tensor) -> ClassifierOutput:
+        """Logits and class maps of prepared images ``(M, C, *S)``."""
+        inside: Tensor = self.valid  # type: ignore[assignment]
+        return self.network(images, inside.expand(len(images), *inside.shape[1:]))
 
 
 def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
@@ -34,25 +62,66 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
     Returns:
         Logits ``(K,)`` float32, the raw map ``Heatmap.raw (K, h, w)`` float32, and the features.
 
+    Raises:
+        LesioncamError: for a network of somebody else that does not end in pooling and a linear layer.
+
     Reference:
         Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
     """
+    if classifier.card.adopted is not None:
+        return explained(classifier, sample, "cam")
     with torch.inference_mode():
         images = torch.from_numpy(sample.image)[None].contiguous(memory_format=torch.channels_last)
         output = classifier(images, torch.from_numpy(sample.valid)[None, None])
-    scale = classifier.card.calibration or Calibration.of_classifier(len(classifier.classes))
+    raw = output.class_maps[0].float().numpy()
     heatmap = Heatmap(
-        raw=output.class_maps[0].float().numpy(),
-        classes=classifier.classes,
-        method="cam",
-        layer="head",
-        geometry=sample.geometry,
-        calibration=scale,
-        origin=classifier.card.origin,
+        raw, classifier.classes, "cam", "head", sample.geometry, _scale(classifier, "cam"), classifier.card.origin
     )
     features = None if output.features is None else output.features[0].float().numpy()
     return Explained(output.logits[0].float().numpy(), heatmap, features)
 
 
-METHODS = {"cam": cam}
+def explained(
+    classifier: TrainedClassifier, sample: Sample, method: str, options: Mapping[str, Any] | None = None
+) -> Explained:
+    """Image logits and the maps of any method, as :func:`lesioncam.explain` makes them.
+
+    Args:
+        classifier: in eval mode.
+        sample: one prepared image.
+        method: name of the map method.
+        options: of the method.
+
+    Returns:
+        Logits ``(K,)`` float32 and the raw maps ``(K, *s)`` float32. They have a scale only where one was fitted for
+        this very method.
+
+    Raises:
+        LesioncamError: as `explain`.
+    """
+    card, images = classifier.card, torch.from_numpy(sample.image)[None]
+    if card.adopted is None:
+        assert isinstance(classifier.network, Classifier)
+        model: nn.Module = Padded(classifier.network, torch.from_numpy(sample.valid)[None, None])
+        layer: str | None = None  # the features that the head sees
+    else:
+        model, layer = classifier.network, card.adopted.layer
+    maps = explain(model, images, method, layer if method not in LAYERLESS else None, **(options or {}))
+    raw = maps.raw[0].cpu().numpy()
+    origin = None if raw.shape[1:] == sample.image.shape[1:] else card.origin
+    heatmap = Heatmap(raw, classifier.classes, method, maps.layer, sample.geometry, _scale(classifier, method), origin)
+    return Explained(maps.scores[0].cpu().numpy(), heatmap)
+
+
+def _scale(classifier: TrainedClassifier, method: str) -> Calibration | None:
+    """What was fitted for this method; class maps that are logits have the classifier's own sigmoid."""
+    card = classifier.card
+    if card.calibration is not None and card.config.map == method:
+        return card.calibration
+    return Calibration.of_classifier(len(card.classes)) if method == "cam" else None
+
+
+Method = Callable[[TrainedClassifier, Sample], Explained]
+
+METHODS: dict[str, Method] = {**{name: partial(explained, method=name) for name in ALL}, "cam": cam}
 """Every map method by its name."""

@@ -1,4 +1,8 @@
-"""A classifier on disk: weights in safetensors and one JSON beside them. Loading executes nothing from either file."""
+"""A classifier on disk: weights in safetensors and one JSON beside them. Loading executes nothing from either file.
+
+The network of somebody else is built by its timm name; one that code of the user builds (``module:function``) is built
+only where this user adopted the folder, or gives the function (see `lesioncam.models.adopted`).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,14 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from lesioncam.config import RunConfig
-from lesioncam.data.preprocess import Preprocess
-from lesioncam.errors import RunError
+from lesioncam.config import AdoptConfig, RunConfig
+from lesioncam.data.preprocess import Prepares, Preprocess, ResizeCrop
+from lesioncam.errors import ModelError, RunError
 from lesioncam.files import RunFolder, read_json, write_json, write_with
-from lesioncam.models.classifier import Classifier, build_classifier
+from lesioncam.models.adopted import build_adopted, is_trusted
+from lesioncam.models.classifier import build_classifier
 from lesioncam.types import Calibration, Chosen, ClassifierOutput, Threshold
 
 __all__ = [
@@ -49,6 +54,7 @@ class ModelCard:
         key_mark: tells whether the run's secret is still the one that made the digests.
         origin: where the first cell of the class map looks, input pixels per axis.
         training: for the record: best epoch, images, seconds.
+        adopted: what makes the network, where it is somebody else's; None for our own.
     """
 
     classes: tuple[str, ...]
@@ -64,15 +70,21 @@ class ModelCard:
     key_mark: str = ""
     origin: tuple[float, ...] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    adopted: AdoptConfig | None = None
 
 
 class TrainedClassifier(torch.nn.Module):
-    """A network with its card: ``classifier(images)`` gives logits and class maps in one forward pass."""
+    """A network with its card: ``classifier(images)`` gives logits and class maps in one forward pass.
 
-    def __init__(self, network: Classifier, card: ModelCard) -> None:
+    The network of somebody else (``card.adopted``) gives what it gives; its maps are made by `explain`.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.network, self.card = network, card
-        self.preprocess = Preprocess(card.config.preprocess)
+        self.preprocess: Prepares = (
+            Preprocess(card.config.preprocess) if card.adopted is None else ResizeCrop(card.adopted.prepare)
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,16 +92,25 @@ class TrainedClassifier(torch.nn.Module):
         return self.card.classes
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> ClassifierOutput:
-        """Prepared images ``(N, C, H, W)`` to ``ClassifierOutput``."""
+        """Prepared images ``(N, C, H, W)`` to ``ClassifierOutput``.
+
+        Raises:
+            ModelError: for a network of somebody else, which has no class maps of its own.
+        """
+        if self.card.adopted is not None:
+            raise ModelError(
+                f"{self.card.adopted.model} gives no class maps of its own; call classifier.network(images) for its "
+                "scores, lesioncam.explain(classifier.network, images) for maps."
+            )
         output: ClassifierOutput = self.network(images, valid)
         return output
 
 
-def save_classifier(folder: RunFolder, network: Classifier, card: ModelCard) -> None:
+def save_classifier(folder: RunFolder, network: nn.Module, card: ModelCard) -> None:
     """Write weights and card, each whole or not at all."""
     from safetensors.torch import save_file
 
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
     write_with(folder.weights, lambda partial: save_file(state, partial))
     write_json(folder.model, card_to_json(card))
 
@@ -101,12 +122,18 @@ def update_card(folder: RunFolder, **changes: Any) -> ModelCard:
     return card
 
 
-def load_classifier(run: str | Path, *, pooling: Callable[..., Tensor] | None = None) -> TrainedClassifier:
+def load_classifier(
+    run: str | Path,
+    *,
+    pooling: Callable[..., Tensor] | None = None,
+    build: Callable[..., nn.Module] | None = None,
+) -> TrainedClassifier:
     """Load a run's classifier, in eval mode on the CPU.
 
     Args:
         run: the run folder.
         pooling: the user's own callable, where the run was trained with one.
+        build: the function that builds the network, where the run adopted one of your own code on another machine.
 
     Raises:
         RunError: if the folder holds no model, or a damaged one.
@@ -119,12 +146,26 @@ def load_classifier(run: str | Path, *, pooling: Callable[..., Tensor] | None = 
     if not folder.model.is_file():
         raise RunError(f"{run} holds no model/model.json; give the folder that `lesioncam run` or `train` wrote.")
     card = card_from_json(folder.model, read_json(folder.model))
-    network = build_classifier(card.config, len(card.classes), weights="none", own_pool=pooling)
+    if card.adopted is None:
+        network: nn.Module = build_classifier(card.config, len(card.classes), weights="none", own_pool=pooling)
+    else:
+        network = _adopted(folder, card.adopted, len(card.classes), build)
     try:
         network.load_state_dict(load_file(folder.weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{folder.weights} cannot be read into this network ({str(error).splitlines()[0]}).") from error
     return TrainedClassifier(network, card).eval().requires_grad_(requires_grad=False)
+
+
+def _adopted(
+    folder: RunFolder, adopted: AdoptConfig, classes: int, build: Callable[..., nn.Module] | None
+) -> nn.Module:
+    if build is None and not is_trusted(folder.root, adopted):
+        raise ModelError(
+            f"{folder.root} holds a network that {adopted.model} builds, which is code, and it was not adopted here by "
+            "you; give the function with lesioncam.load(run, build=...), or adopt the weights again."
+        )
+    return build_adopted(adopted, classes, build)
 
 
 def card_to_json(card: ModelCard) -> dict[str, Any]:
@@ -150,6 +191,7 @@ def card_to_json(card: ModelCard) -> dict[str, Any]:
         "key_mark": card.key_mark,
         "origin": card.origin,
         "training": dict(card.training),
+        **({} if card.adopted is None else {"adopted": card.adopted.model_dump(mode="json")}),
         "patients": groups.lists,
     }
 
@@ -179,6 +221,7 @@ def card_from_json(path: Path, content: Mapping[str, Any]) -> ModelCard:
             key_mark=str(content["key_mark"]),
             origin=None if content["origin"] is None else tuple(float(v) for v in content["origin"]),
             training=dict(content["training"]),
+            adopted=AdoptConfig.model_validate(content["adopted"]) if "adopted" in content else None,
         )
     except (KeyError, IndexError, TypeError, ValidationError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it or train again.") from error

@@ -21,10 +21,13 @@ from lesioncam.pipeline.part import Part, Progress, Seen, Subject, run_key, sile
 from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
 from lesioncam.types import Calibration, CaseResult, Heatmap, Record, Threshold, Validation
 
-__all__ = ["Beside", "calibrate", "classifier_subject", "settle"]
+__all__ = ["Beside", "calibrate", "classifier_subject", "map_scale", "settle"]
 
 _SIZES = 3
 """Of so many image sizes at a time the still maps are kept."""
+
+_LOW, _HIGH, _ENDS = 1.0, 99.9, 6.0
+"""Percentiles of raw values that become these logits, lower and upper, where maps have no scale of their own."""
 
 _SEARCHED = "default"
 """Where thresholds come from while they are being searched."""
@@ -85,6 +88,9 @@ def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject
     """
     who = part.validation()
     card = part.subject.card
+    if card.calibration is None and card.config.map != "cam":  # other maps are no logits, so they begin without a scale
+        card = replace(card, calibration=map_scale(part, progress))
+        part = replace(part, subject=rebuild(card))
     gathered = _gather(part, progress)
     card = replace(
         card,
@@ -100,6 +106,30 @@ def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject
         thresholds=_asked(card, thresholds[subject.method]),
         decisions=_decisions(card, gathered, who),
     )
+
+
+def map_scale(part: Part, progress: Progress = silent) -> Calibration:
+    """One scale per class for maps that have none: rising, so it changes no ranking, no Dice and no pointing.
+
+    The sigmoid's ends (logits -6 and 6) are the 1st and the 99.9th percentile of the class's raw values over the images
+    of the part, so that the threshold search covers them.
+
+    Args:
+        part: validation.
+        progress: how to show how far it is.
+    """
+    who = part.validation()
+    values: list[list[np.ndarray]] = [[] for _ in part.subject.card.classes]
+    for seen in progress(part.walk(_SEARCHED), len(part.table), "scale of maps"):
+        for kept, one in zip(values, seen.result.heatmap.raw, strict=True):
+            kept.append(one[np.isfinite(one)].ravel())
+    scale, offset = [], []
+    for kept in values:
+        every = np.concatenate(kept)
+        low, high = np.percentile(every, (_LOW, _HIGH)) if len(every) else (-_ENDS, _ENDS)
+        scale.append(float(2 * _ENDS / max(high - low, 1e-12)))
+        offset.append(float(-_ENDS - scale[-1] * low))
+    return Calibration(tuple(scale), tuple(offset), "val", (), who.tuned_on)
 
 
 # ---- one pass over validation ------------------------------------------------------------------------------------

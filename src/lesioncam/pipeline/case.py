@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from scipy.special import expit
 from lesioncam.data.io import read_image, validate_image
 from lesioncam.errors import RunError
 from lesioncam.explanation.cam import METHODS
+from lesioncam.geometry import Geometry
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.segmentation.mask import segment
-from lesioncam.types import CaseResult, Threshold
+from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
-__all__ = ["analyse", "decisions_of", "look", "probabilities_of", "thresholds_of"]
+__all__ = ["analyse", "decisions_of", "look", "probabilities_of", "shown_scale", "thresholds_of", "unit_scale"]
 
 
 def analyse(
@@ -24,6 +26,7 @@ def analyse(
     *,
     name: str | None = None,
     threshold: str | float = "val",
+    method: str | None = None,
 ) -> CaseResult:
     """File -> pixels -> network input -> logits and heat map -> masks and boxes in the file's own pixels.
 
@@ -32,12 +35,14 @@ def analyse(
         image: a file (``file#index`` for one of several) or a decoded image ``(H, W)`` or ``(H, W, C)``.
         name: what to call it; by default the file's name.
         threshold: ``val`` (chosen on validation), ``default`` (.5), or a probability.
+        method: map method; None is the one of the run. Thresholds and scale were chosen for that one only: masks of
+            another method are cut at .5 (or the number given) of each map's own range, called ``default``.
 
     Raises:
         ImageError: if the image cannot be read or used.
         RunError: if thresholds of validation are asked for and none were chosen.
     """
-    return look(classifier, image, name=name, threshold=threshold)[0]
+    return look(classifier, image, name=name, threshold=threshold, method=method)[0]
 
 
 def look(
@@ -46,16 +51,20 @@ def look(
     *,
     name: str | None = None,
     threshold: str | float = "val",
+    method: str | None = None,
 ) -> tuple[CaseResult, np.ndarray]:
     """As :func:`analyse`, and with it the raw maps on the image's own grid, ``(K, *native)``, for whoever goes on."""
     source = name or (str(image) if isinstance(image, str | Path) else "image")
     pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
     validate_image(pixels, source)
     sample = classifier.preprocess(pixels, source)
-    method = find(classifier.card.config.map, METHODS, "map method")
-    logits, heatmap, features = method(classifier, sample)
+    asked = method or classifier.card.config.map
+    logits, heatmap, features = find(asked, METHODS, "map method")(classifier, sample)
     evidence = heatmap.native()
-    segmentation = segment(heatmap, thresholds_of(classifier, threshold), evidence)
+    if threshold == "val" and asked != classifier.card.config.map:
+        threshold = "default"  # what was chosen, was chosen for another method
+    scaled = replace(heatmap, calibration=shown_scale(heatmap, evidence))
+    segmentation = segment(scaled, thresholds_of(classifier, threshold), evidence)
     found = CaseResult(
         id=name or Path(source).name,
         image=source,
@@ -68,6 +77,40 @@ def look(
         features=features,
     )
     return found, evidence
+
+
+def shown_scale(heatmap: Heatmap, evidence: np.ndarray) -> Calibration:
+    """The scale on which maps are painted and cut: the calibrated one, otherwise each map's own range.
+
+    Args:
+        heatmap: K maps.
+        evidence: the same on the image's own grid, ``(K, *native)``.
+    """
+    return heatmap.calibration or unit_scale(evidence, heatmap.geometry)
+
+
+def unit_scale(evidence: np.ndarray, geometry: Geometry) -> Calibration:
+    """Each map's own range as [0, 1], over the pixels that the network saw; a flat map becomes zeros.
+
+    No probability: a healthy image looks as hot as a sick one on this scale. It is called ``unit`` wherever it is used.
+
+    Args:
+        evidence: raw maps on the image's own grid, ``(K, *native)``.
+        geometry: says which pixels the network saw.
+
+    Example:
+        >>> whole = Geometry.letterbox((1, 3), (1, 3))
+        >>> maps = np.array([[[2.0, 3.0, 4.0]], [[7.0, 7.0, 7.0]]], np.float32)
+        >>> unit_scale(maps, whole).probability(maps)[:, 0].tolist()
+        [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
+    """
+    seen = evidence[(slice(None), *(slice(a, b) for a, b in geometry.crop))].reshape(len(evidence), -1)
+    knots = []
+    for low, high in zip(seen.min(axis=1).tolist(), seen.max(axis=1).tolist(), strict=True):
+        usable = np.isfinite(high - low) and high > low
+        knots.append(((low, high), (0.0, 1.0)) if usable else ((0.0, 1.0), (0.0, 0.0)))
+    count = len(knots)
+    return Calibration((1.0,) * count, (0.0,) * count, "unit", tuple(knots), kind="unit")
 
 
 def probabilities_of(classifier: TrainedClassifier, logits: np.ndarray) -> np.ndarray:

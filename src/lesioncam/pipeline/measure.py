@@ -26,14 +26,13 @@ from lesioncam.evaluation.protocol import check_roles, key_mark, patient_digest,
 from lesioncam.evaluation.shortcut import Shortcut, probe_data
 from lesioncam.evaluation.subgroups import strata_table, subgroup_table
 from lesioncam.evaluation.summary import curves, summarise
-from lesioncam.explanation.sanity import map_similarity, randomised
 from lesioncam.files import RunFolder, read_json, write_json, write_with
 from lesioncam.models.checkpoint import card_from_json, load_classifier
 from lesioncam.pipeline.calibrate import Beside, classifier_subject
-from lesioncam.pipeline.case import analyse
 from lesioncam.pipeline.foreign import ForeignMaps, foreign_subject
 from lesioncam.pipeline.leaks import Leak, without_leaks
 from lesioncam.pipeline.part import Part, Progress, Seen, Subject, run_key, silent
+from lesioncam.pipeline.sanity import sanity_facts
 from lesioncam.types import CaseResult, Threshold
 
 __all__ = ["Asked", "digests_of", "load_subject", "measure", "run_table", "table_roles"]
@@ -49,7 +48,7 @@ class Asked:
         by: columns of the table by which groups are reported.
         leaks: near-copies of training or tuning images in this split: ``refuse``, or ``drop`` them, counted.
         bound: folder with the maps or masks of a supervised model, the upper mark.
-        sanity: also compare each map with that of the same network with random weights.
+        sanity: also ask whether the maps depend on the weights, and the score on the places they name.
         pooling: the user's own callable, where the run was trained with one.
     """
 
@@ -336,6 +335,8 @@ def _write_shortcut(place: Path, folder: RunFolder, walk: _Walk) -> None:
 
 def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
     geometry = result.heatmap.geometry
+    if geometry.whole is not None and geometry.shift is not None:  # resized as a whole, then cut
+        extra |= {"whole": np.array(geometry.whole), "shift": np.array(geometry.shift)}
     write_with(
         path,
         lambda p: np.savez_compressed(
@@ -345,6 +346,7 @@ def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
             classes=np.array(result.classes),
             native=np.array(geometry.native),
             crop=np.array(geometry.crop),
+            input=np.array(geometry.input),
             **extra,  # type: ignore[arg-type]
         ),
     )
@@ -443,26 +445,12 @@ def _conduct(part: Part, ledger: Ledger, leaks: Sequence[Leak], walk: _Walk) -> 
     return facts
 
 
-_CHECKED = 50
-"""So many images are enough to see whether maps depend on the weights."""
-
-
 def _sanity(folder: RunFolder, part: Part, asked: Asked) -> dict[str, Any]:
-    """How like the maps are to those of the same network with random weights, over the first images of the split."""
+    """Whether the maps depend on what was learnt, and the score on the places they name."""
     if part.subject.foreign:
         raise OptionError("--sanity needs a model whose weights can be randomised; another tool's maps have none.")
     trained = load_classifier(folder.root, pooling=asked.pooling)
-    fresh, found = randomised(trained, part.subject.card.config.seed), []
-    for record in part.table.records()[:_CHECKED]:
-        pixels = read_image(record.image)
-        pair = [analyse(model, pixels, name=record.id, threshold="default").heatmap.raw for model in (trained, fresh)]
-        found += [map_similarity(a, b) for a, b in zip(*pair, strict=True)]
-    known = [value for value in found if not np.isnan(value)]
-    return {
-        "similarity": float(np.mean(np.abs(known))) if known else None,
-        "maps": len(known),
-        "flat": len(found) - len(known),
-    }
+    return sanity_facts(trained, part, part.subject.card.config.seed)
 
 
 def _healthy_cold(own: pd.DataFrame) -> dict[str, float] | None:

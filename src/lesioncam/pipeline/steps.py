@@ -354,6 +354,8 @@ def predict(
     *,
     write: Sequence[str] = ("maps", "boxes", "masks", "overlay"),
     threshold: str | float = "val",
+    map: str | None = None,  # noqa: A002 (the option's name everywhere)
+    classes: Sequence[str] = (),
     progress: bool = False,
     overwrite: bool = False,
 ) -> list[CaseResult]:
@@ -363,8 +365,11 @@ def predict(
         classifier: from :func:`lesioncam.load`, or a run folder.
         inputs: files (``file#index`` for one of several) or decoded images.
         out: write ``predictions.csv`` and what ``write`` asks for into this folder; None writes nothing.
-        write: any of ``maps``, ``boxes``, ``masks``, ``overlay``.
+        write: any of ``maps``, ``boxes``, ``masks``, ``overlay``, ``crops``.
         threshold: ``val``, ``default`` (.5) or a probability, for the maps.
+        map: map method; None is the run's own. What the run chose on validation holds for its own method only: maps of
+            another are shown on, and cut at .5 of, their own range.
+        classes: which classes are drawn; empty draws all.
         progress: show a bar.
         overwrite: replace an earlier prediction in ``out``.
 
@@ -379,12 +384,11 @@ def predict(
     if not images:
         raise OptionError("no image was given; name files, for instance slices/*.png.")
     if out is not None:
-        return write_predictions(
-            model, images, Prediction(Path(out), tuple(write), threshold, overwrite), _bars if progress else silent
-        )
+        asked = Prediction(Path(out), tuple(write), threshold, overwrite, map, tuple(classes))
+        return write_predictions(model, images, asked, _bars if progress else silent)
     stream = iter(images)
     return [
-        analyse(model, image, threshold=threshold)
+        analyse(model, image, threshold=threshold, method=map)
         for image in (_bars if progress else silent)(stream, len(images), "predict")
     ]
 

@@ -1,11 +1,16 @@
-"""What ``predict`` leaves behind: predictions.csv, maps, masks, overlays; a broken image is listed, the rest go on."""
+"""What ``predict`` leaves behind: predictions.csv, maps, masks, overlays, crops; a broken image is listed, not fatal.
+
+Maps without a calibrated scale (a method the run has no thresholds for) are shown on their own range, which every file
+says: ``unit`` in place of ``probability``.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +21,14 @@ from PIL import Image
 from lesioncam.data.io import read_image
 from lesioncam.data.preprocess import display_image
 from lesioncam.errors import ImageError, LesioncamError, OptionError, RunError
+from lesioncam.explanation.cam import METHODS
 from lesioncam.files import write_with
+from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
-from lesioncam.pipeline.case import analyse
+from lesioncam.pipeline.case import look, shown_scale
 from lesioncam.pipeline.part import Progress
 from lesioncam.reporting.overlay import overlay
+from lesioncam.segmentation.crops import hottest, square_crop
 from lesioncam.types import CaseResult
 
 __all__ = ["WRITERS", "Prediction", "write_predictions"]
@@ -28,14 +36,63 @@ __all__ = ["WRITERS", "Prediction", "write_predictions"]
 logger = logging.getLogger(__name__)
 
 
+CROPS, CROP_SIZE = 3, 256
+"""So many crops of each class at most, and their side in pixels."""
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """Where predictions go and what is written."""
+    """Where predictions go and what is written.
+
+    Attributes:
+        out: folder.
+        write: names of `WRITERS`.
+        threshold: of the maps.
+        overwrite: replace an earlier prediction.
+        method: map method; None is the run's own.
+        classes: which classes are drawn; empty draws all.
+    """
 
     out: Path
     write: tuple[str, ...]
     threshold: str | float = "val"
     overwrite: bool = False
+    method: str | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One result on its way to the disk.
+
+    Attributes:
+        result: of the image.
+        pixels: of the file.
+        evidence: raw maps on the image's own grid, ``(K, *native)``.
+        name: stem of all its files.
+        named: classes the user asked for by name; empty: all.
+    """
+
+    result: CaseResult
+    pixels: np.ndarray
+    evidence: np.ndarray
+    name: str
+    named: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> list[int]:
+        """Indices of the classes to draw."""
+        return [k for k, label in enumerate(self.result.classes) if not self.named or label in self.named]
+
+    @property
+    def scale(self) -> str:
+        """What the maps are shown on: ``probability``, or ``unit``, each map's own range."""
+        return "unit" if self.result.heatmap.calibration is None else "probability"
+
+    @cached_property
+    def maps(self) -> np.ndarray:
+        """The maps on that scale, ``(K, *native)`` float32."""
+        return shown_scale(self.result.heatmap, self.evidence).probability(self.evidence)
 
 
 def write_predictions(
@@ -54,26 +111,32 @@ def write_predictions(
     for name in asked.write:
         if name not in WRITERS:
             raise OptionError(f"Unknown output {name!r}. Available: {', '.join(WRITERS)}.")
+    for label in asked.classes:
+        find(label, dict.fromkeys(classifier.classes), "class")
+    if asked.method is not None:
+        find(asked.method, METHODS, "map method")
     if (asked.out / "predictions.csv").exists() and not asked.overwrite:
         raise RunError(f"{asked.out} holds an earlier prediction; replace it with --overwrite or choose another -o.")
     names = _unique_names(images)
-    results, rows, failed = [], list[dict[str, Any]](), list[dict[str, str]]()
+    results, rows, crops, failed = [], list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, str]]()
     for image, name in progress(iter(zip(images, names, strict=True)), len(images), "predict"):
         label = name if isinstance(image, np.ndarray) else str(image)
         try:
-            result = analyse(classifier, image, name=label, threshold=asked.threshold)
+            result, evidence = look(classifier, image, name=label, threshold=asked.threshold, method=asked.method)
         except ImageError as error:
             logger.warning("%s", error)
             failed.append({"image": label, "reason": str(error)})
             continue
         pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
+        drawn = Drawn(result, pixels, evidence, name, asked.classes)
         for kind in asked.write:
-            WRITERS[kind](result, pixels, asked.out, name)
-        rows += list(_rows(result))
+            crops += WRITERS[kind](drawn, asked.out)
+        rows += list(_rows(drawn))
         results.append(result)
     _write_csv(asked.out / "failed.csv", failed, ["image", "reason"])
     if not results:
         raise ImageError(f"none of the {len(images)} images could be used; {asked.out / 'failed.csv'} says why.")
+    _write_csv(asked.out / "crops.csv", crops, ["image", "class", "crop", "box", "region", "peak", "scale"])
     _write_csv(asked.out / "predictions.csv", rows, list(rows[0]))
     return results
 
@@ -84,7 +147,8 @@ def gated_masks(result: CaseResult) -> np.ndarray:
     return np.asarray(result.segmentation.masks & keep)
 
 
-def _rows(result: CaseResult) -> Iterator[dict[str, Any]]:
+def _rows(drawn: Drawn) -> Iterator[dict[str, Any]]:
+    result = drawn.result
     masks = gated_masks(result)
     for k, name in enumerate(result.classes):
         found = result.segmentation.boxes(name) if result.positive[k] else []
@@ -97,40 +161,87 @@ def _rows(result: CaseResult) -> Iterator[dict[str, Any]]:
             "map_threshold": float(result.segmentation.thresholds[k].value),
             "area": int(masks[k].sum()),
             "boxes": json.dumps([list(box) for box in found]),
+            "map": result.heatmap.method,
+            "map_scale": drawn.scale,
         }
 
 
-def _write_maps(result: CaseResult, _pixels: np.ndarray, out: Path, name: str) -> None:
-    """Raw evidence at the network's resolution and the probability map in the file's own pixels."""
+Rows = list[dict[str, Any]]
+
+
+def _write_maps(drawn: Drawn, out: Path) -> Rows:
+    """Raw evidence at its own resolution and the shown map in the file's own pixels."""
+    heatmap, wanted = drawn.result.heatmap, drawn.wanted
     content: dict[str, Any] = {
-        "probability": result.heatmap.probability().astype(np.float16),
-        "raw": result.heatmap.raw,
-        "classes": np.array(result.classes),
-        "method": np.array(result.heatmap.method),
+        drawn.scale: drawn.maps[wanted].astype(np.float16),
+        "raw": heatmap.raw[wanted],
+        "classes": np.array([heatmap.classes[k] for k in wanted]),
+        "method": np.array(heatmap.method),
+        "layer": np.array(heatmap.layer),
     }
-    write_with(out / "maps" / f"{name}.npz", lambda p: np.savez_compressed(p, **content))
+    write_with(out / "maps" / f"{drawn.name}.npz", lambda p: np.savez_compressed(p, **content))
+    return []
 
 
-def _write_masks(result: CaseResult, _pixels: np.ndarray, out: Path, name: str) -> None:
-    for k, mask in enumerate(gated_masks(result)):
-        picture = Image.fromarray(mask.astype(np.uint8) * 255)
-        write_with(out / "masks" / f"{name}_{_safe(result.classes[k])}.png", picture.save)
+def _write_masks(drawn: Drawn, out: Path) -> Rows:
+    masks = gated_masks(drawn.result)
+    for k in drawn.wanted:
+        picture = Image.fromarray(masks[k].astype(np.uint8) * 255)
+        write_with(out / "masks" / f"{drawn.name}_{_safe(drawn.result.classes[k])}.png", picture.save)
+    return []
 
 
-def _write_overlays(result: CaseResult, pixels: np.ndarray, out: Path, name: str) -> None:
-    shown, probability, masks = display_image(pixels), result.heatmap.probability(), gated_masks(result)
-    for k, label in enumerate(result.classes):
-        boxes = result.segmentation.boxes(label) if result.positive[k] else []
-        drawn = overlay(shown, probability[k], mask=masks[k], boxes=boxes)
-        write_with(out / "overlays" / f"{name}_{_safe(label)}.png", Image.fromarray(drawn).save)
+def _write_overlays(drawn: Drawn, out: Path) -> Rows:
+    shown, masks = display_image(drawn.pixels), gated_masks(drawn.result)
+    for k in drawn.wanted:
+        label = drawn.result.classes[k]
+        boxes = drawn.result.segmentation.boxes(label) if drawn.result.positive[k] else []
+        painted = overlay(shown, drawn.maps[k], mask=masks[k], boxes=boxes)
+        write_with(out / "overlays" / f"{drawn.name}_{_safe(label)}.png", Image.fromarray(painted).save)
+    return []
 
 
-def _in_table(_result: CaseResult, _pixels: np.ndarray, _out: Path, _name: str) -> None:
+def _write_crops(drawn: Drawn, out: Path) -> Rows:
+    """Squares of the file's own pixels round the hottest regions of the classes that are positive or asked for."""
+    rows, result = [], drawn.result
+    for k in drawn.wanted:
+        label = result.classes[k]
+        parts = result.segmentation.components[k] if result.positive[k] or label in drawn.named else ()
+        for i, part in enumerate(hottest(parts, CROPS)):
+            crop = square_crop(drawn.pixels, part, CROP_SIZE)
+            place = out / "crops" / f"{drawn.name}_{_safe(label)}_{i + 1}{_suffix(crop.pixels)}"
+            write_with(place, _saver(crop.pixels))
+            row = {"image": result.id, "class": label, "crop": place.name, "peak": round(crop.peak, 6)}
+            rows.append(row | {"box": json.dumps(crop.box), "region": json.dumps(crop.region), "scale": drawn.scale})
+    return rows
+
+
+def _suffix(pixels: np.ndarray) -> str:
+    """PNG where it keeps the depth, otherwise TIFF."""
+    return ".png" if pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and pixels.ndim == 2) else ".tif"
+
+
+def _saver(pixels: np.ndarray) -> Callable[[Path], object]:
+    if _suffix(pixels) == ".png":
+        return Image.fromarray(pixels).save
+    import tifffile
+
+    return lambda place: tifffile.imwrite(place, pixels)
+
+
+def _in_table(_drawn: Drawn, _out: Path) -> Rows:
     """Boxes stand in predictions.csv, asked for or not."""
+    return []
 
 
-WRITERS = {"maps": _write_maps, "boxes": _in_table, "masks": _write_masks, "overlay": _write_overlays}
-"""What can be written, by name."""
+WRITERS: dict[str, Callable[[Drawn, Path], Rows]] = {
+    "maps": _write_maps,
+    "boxes": _in_table,
+    "masks": _write_masks,
+    "overlay": _write_overlays,
+    "crops": _write_crops,
+}
+"""What can be written, by name; each returns its rows of crops.csv."""
 
 
 def _unique_names(images: Sequence[str | Path | np.ndarray]) -> list[str]:

@@ -24,6 +24,7 @@ from lesioncam.reporting.words import Estimate, estimate, method_name, metric_na
 
 __all__ = [
     "Plot",
+    "cascade_plots",
     "control_plots",
     "curve_plots",
     "history_plots",
@@ -114,6 +115,25 @@ def history_plots(history: pd.DataFrame, best: int | None) -> list[Plot]:
     ]
     plots = [_history_plot(table, best, title, columns) for title, columns in wanted]
     return [plot for plot in plots if plot is not None]
+
+
+def cascade_plots(evaluation: Evaluation) -> list[Plot]:
+    """How like the maps stay to what they were while layer after layer loses what it learnt."""
+    steps = (evaluation.summary.get("sanity") or {}).get("cascade") or []
+    known = [(int(s["randomised"]), float(s["similarity"])) for s in steps if s.get("similarity") is not None]
+    if len(known) < 2:
+        return []
+    depth, likeness = zip(*known, strict=True)
+
+    def draw(axes: Axes) -> None:
+        axes.plot(depth, likeness, color=COLOURS[0], marker="o", markersize=4)
+        axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
+        axes.set(xlabel="layers with random weights, from the output down", ylabel="rank correlation with the maps")
+        axes.set(ylim=(min(-0.2, *likeness) - 0.05, 1.05), title="Randomised layer by layer")
+        axes.grid()
+
+    said = f"From {number(likeness[0], 2)} to {number(likeness[-1], 2)} after {depth[-1]} layers."
+    return [make_plot(f"cascade-{evaluation.split}", (3.7, 2.6), draw, f"Likeness of maps under randomisation. {said}")]
 
 
 def curve_plots(evaluation: Evaluation) -> list[Plot]:

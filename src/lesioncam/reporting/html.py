@@ -18,6 +18,7 @@ from lesioncam.files import RunFolder, write_text
 from lesioncam.reporting.checklist import calibration_text, checklist
 from lesioncam.reporting.figures import (
     Plot,
+    cascade_plots,
     control_plots,
     curve_plots,
     history_plots,
@@ -150,6 +151,7 @@ def _section(evaluation: Evaluation, *, share: bool) -> dict[str, Any]:
         "reliability": reliability_plots(evaluation, IMAGES if share else 1),
         "subgroup_plots": subgroup_plots(evaluation),
         "control_plots": control_plots(evaluation),
+        "cascade": cascade_plots(evaluation),
     }
     return {
         **plots,
@@ -167,6 +169,7 @@ def _section(evaluation: Evaluation, *, share: bool) -> dict[str, Any]:
         "all_metrics": all_metrics(evaluation, count),
         "subgroups": subgroup_tables(evaluation, count),
         "shortcut": _shortcut(evaluation, count, share=share),
+        "sanity": _sanity(evaluation),
         "control_tables": control_tables(evaluation),
         "gallery": _gallery(evaluation.gallery),
         "leaks": ([], 0) if share else leak_rows(evaluation),
@@ -197,6 +200,32 @@ def _shortcut(evaluation: Evaluation, count: Count, *, share: bool) -> dict[str,
         "rows": shortcut_table(evaluation),
         "images": images,
     }
+
+
+_QUESTIONS = (
+    ("deletion", "Probability while pixels are taken away, hottest first (area; low is good)"),
+    ("insertion", "Probability while pixels are put into a blurred image, hottest first (area; high is good)"),
+    ("road", "Pixels filled in from around: coldest first minus hottest first (ROAD; high is good)"),
+)
+
+
+def _sanity(evaluation: Evaluation) -> dict[str, Any]:
+    """What randomised weights do to the maps, and what the places they name do to the score."""
+    found = evaluation.summary.get("sanity") or {}
+    tried = found.get("faithfulness") or {}
+    rows = [
+        (text, *(number(_real(tried[who].get(key))) for who in ("map", "random_map")))
+        for key, text in _QUESTIONS
+        if tried.get("images")
+    ]
+    if not found:
+        return {}
+    similarity = number(_real(found.get("similarity")), 2)
+    return {"similarity": similarity, "maps": found.get("maps", 0), "rows": rows, "images": tried.get("images", 0)}
+
+
+def _real(value: Any) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _worst(one: Any) -> str:

@@ -133,11 +133,16 @@ def bibliography(text: str) -> str:
 # ---- sentences ---------------------------------------------------------------------------------------------------
 
 
-def _models(own: Sequence[Described]) -> list[str]:
+def _models(runs: Sequence[Described]) -> list[str]:
+    own = [run for run in runs if run.config.get("pooling.kind")]  # a network that was adopted has no pooling of ours
+    adopted = [run.name for run in runs if run not in own]
+    said = [f"{_listed(adopted)} {'was' if len(adopted) == 1 else 'were'} trained elsewhere."] if adopted else []
     if not own:
-        return []
+        return said
     return [
-        "Classifiers were trained from image-level labels alone; no mask or box was used in training.",
+        *said,
+        f"{'The other classifiers' if adopted else 'Classifiers'} were trained from image-level labels alone; "
+        "no mask or box was used in training.",
         _each(own, "Image scores were pooled by {}.", _pooling),
         _each(own, "The backbone was {}.", _backbone),
         _each(own, "Weights were initialised {}.", _start),
@@ -272,12 +277,34 @@ def _budget(run: Described) -> str:
     )
 
 
+MAP_METHODS = {
+    "gradcam": "Grad-CAM [@selvaraju2017gradcam]",
+    "gradcam_pp": "Grad-CAM++ [@chattopadhay2018gradcampp]",
+    "hirescam": "HiResCAM [@draelos2020hirescam]",
+    "xgradcam": "XGrad-CAM [@fu2020xgradcam]",
+    "layercam": "LayerCAM [@jiang2021layercam]",
+    "eigencam": "Eigen-CAM [@muhammad2020eigencam]",
+    "scorecam": "Score-CAM [@wang2020scorecam]",
+    "occlusion": "occlusion [@zeiler2014occlusion]",
+    "rise": "RISE [@petsiuk2018rise]",
+    "integrated_gradients": "integrated gradients [@sundararajan2017ig]",
+    "smoothgrad": "SmoothGrad [@smilkov2017smoothgrad]",
+    "clear": "CLEAR responses [@kumar2017clear]",
+}
+
+
 def _map(run: Described) -> str:
-    if run.summary.get("method") != "cam":
+    method = str(run.summary.get("method"))
+    if method in MAP_METHODS:
+        return (
+            f"{MAP_METHODS[method]}, resized linearly to the image and put on one scale per class fitted on validation"
+        )
+    if method != "cam":
         return ""
+    seen = "that the pooling itself sees, " if run.config.get("pooling.kind") else "of its head, "
     return (
-        "the class activation maps [@zhou2016cam] that the pooling itself sees, resized linearly to the image and then "
-        "put through the sigmoid, on one absolute scale for all images"
+        f"the class activation maps [@zhou2016cam] {seen}resized linearly to the image and then put through the "
+        "sigmoid, on one absolute scale for all images"
     )
 
 
@@ -328,6 +355,53 @@ REFERENCES: dict[str, dict[str, str]] = {
     "zhou2016cam": _talk(
         "Zhou, Bolei and Khosla, Aditya and Lapedriza, Agata and Oliva, Aude and Torralba, Antonio",
         "Learning Deep Features for Discriminative Localization", CVPR, 2016, pages="2921--2929"),
+    "selvaraju2017gradcam": _talk(
+        "Selvaraju, Ramprasaath R. and Cogswell, Michael and Das, Abhishek and Vedantam, Ramakrishna and "
+        "Parikh, Devi and Batra, Dhruv",
+        "{Grad-CAM}: Visual Explanations from Deep Networks via Gradient-Based Localization",
+        "IEEE International Conference on Computer Vision (ICCV)", 2017, pages="618--626"),
+    "chattopadhay2018gradcampp": _talk(
+        "Chattopadhay, Aditya and Sarkar, Anirban and Howlader, Prantik and Balasubramanian, Vineeth N.",
+        "{Grad-CAM++}: Generalized Gradient-Based Visual Explanations for Deep Convolutional Networks",
+        "IEEE Winter Conference on Applications of Computer Vision (WACV)", 2018, pages="839--847"),
+    "draelos2020hirescam": _paper(
+        "Draelos, Rachel Lea and Carin, Lawrence",
+        "Use {HiResCAM} instead of {Grad-CAM} for faithful explanations of convolutional neural networks",
+        "arXiv preprint arXiv:2011.08891", 2020),
+    "fu2020xgradcam": _talk(
+        "Fu, Ruigang and Hu, Qingyong and Dong, Xiaohu and Guo, Yulan and Gao, Yinghui and Li, Biao",
+        "Axiom-based {Grad-CAM}: Towards Accurate Visualization and Explanation of {CNNs}",
+        "British Machine Vision Conference (BMVC)", 2020),
+    "jiang2021layercam": _paper(
+        "Jiang, Peng-Tao and Zhang, Chang-Bin and Hou, Qibin and Cheng, Ming-Ming and Wei, Yunchao",
+        "{LayerCAM}: Exploring Hierarchical Class Activation Maps for Localization",
+        "IEEE Transactions on Image Processing", 2021, volume="30", pages="5875--5888"),
+    "muhammad2020eigencam": _talk(
+        "Muhammad, Mohammed Bany and Yeasin, Mohammed",
+        "{Eigen-CAM}: Class Activation Map using Principal Components",
+        "International Joint Conference on Neural Networks (IJCNN)", 2020),
+    "wang2020scorecam": _talk(
+        "Wang, Haofan and Wang, Zifan and Du, Mengnan and Yang, Fan and Zhang, Zijian and Ding, Sirui and "
+        "Mardziel, Piotr and Hu, Xia",
+        "{Score-CAM}: Score-Weighted Visual Explanations for Convolutional Neural Networks",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops", 2020),
+    "zeiler2014occlusion": _talk(
+        "Zeiler, Matthew D. and Fergus, Rob", "Visualizing and Understanding Convolutional Networks",
+        "European Conference on Computer Vision (ECCV)", 2014, pages="818--833"),
+    "petsiuk2018rise": _talk(
+        "Petsiuk, Vitali and Das, Abir and Saenko, Kate",
+        "{RISE}: Randomized Input Sampling for Explanation of Black-box Models",
+        "British Machine Vision Conference (BMVC)", 2018),
+    "sundararajan2017ig": _talk(
+        "Sundararajan, Mukund and Taly, Ankur and Yan, Qiqi", "Axiomatic Attribution for Deep Networks",
+        "International Conference on Machine Learning (ICML)", 2017, pages="3319--3328"),
+    "smilkov2017smoothgrad": _paper(
+        "Smilkov, Daniel and Thorat, Nikhil and Kim, Been and Vi{\\'e}gas, Fernanda and Wattenberg, Martin",
+        "{SmoothGrad}: removing noise by adding noise", "arXiv preprint arXiv:1706.03825", 2017),
+    "kumar2017clear": _talk(
+        "Kumar, Devinder and Wong, Alexander and Taylor, Graham W.",
+        "Explaining the Unexplained: A {CLass-Enhanced Attentive Response (CLEAR)} Approach to Understanding Deep "
+        "Neural Networks", "IEEE Conference on Computer Vision and Pattern Recognition Workshops", 2017),
     "oquab2015free": _talk(
         "Oquab, Maxime and Bottou, L{\\'e}on and Laptev, Ivan and Sivic, Josef",
         "Is Object Localization for Free? Weakly-Supervised Learning with Convolutional Neural Networks", CVPR, 2015,

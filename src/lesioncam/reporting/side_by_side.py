@@ -183,7 +183,7 @@ class Maps:
         if (kept := kept_map(arrays, label)) is not None:
             return kept
         native = tuple(int(n) for n in arrays["native"])
-        evidence = self._geometry(native, arrays["crop"]).to_native(arrays["raw"][k : k + 1], origin=self._origin())
+        evidence = self._geometry(native, arrays).to_native(arrays["raw"][k : k + 1], origin=self._origin())
         return self._scale(names, label).probability(evidence)[0]
 
     def mask(self, image: str, label: str) -> np.ndarray | None:
@@ -195,12 +195,17 @@ class Maps:
         value = float(self.rows.get((image, label), {}).get("map_threshold", NAN))
         return value if np.isfinite(value) else 0.5
 
-    def _geometry(self, native: tuple[int, ...], crop: np.ndarray) -> Geometry:
+    def _geometry(self, native: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Geometry:
+        """The way home that the arrays tell."""
         if self.run.foreign:
             return Geometry.letterbox(native, native)
-        size, centred = self.run.config.get("preprocess.size", 128), self.run.config.get("preprocess.centred", True)
-        window = [(int(a), int(b)) for a, b in crop]
-        return Geometry.letterbox(native, (int(size),) * len(native), crop=window, centred=bool(centred))
+        centred = bool(self.run.config.get("preprocess.centred", True))
+        size = arrays["input"].tolist() if "input" in arrays else [self.run.config["preprocess.size"]] * len(native)
+        window = tuple((int(a), int(b)) for a, b in arrays["crop"])
+        if "whole" not in arrays:
+            return Geometry.letterbox(native, size, crop=window, centred=centred)
+        whole, shift = (tuple(arrays[name].tolist()) for name in ("whole", "shift"))
+        return Geometry(native, tuple(size), window, whole=whole, shift=shift)
 
     def _origin(self) -> tuple[float, ...] | None:
         origin = self.run.card.get("origin")
