@@ -139,10 +139,10 @@ def _models(runs: Sequence[Described]) -> list[str]:
     said = [f"{_listed(adopted)} {'was' if len(adopted) == 1 else 'were'} trained elsewhere."] if adopted else []
     if not own:
         return said
+    who = "The other classifiers" if adopted else "Classifiers"
     return [
         *said,
-        f"{'The other classifiers' if adopted else 'Classifiers'} were trained from image-level labels alone; "
-        "no mask or box was used in training.",
+        f"{who} were trained from image-level labels alone; no mask or box was used in training.",
         _each(own, "Image scores were pooled by {}.", _pooling),
         _each(own, "The backbone was {}.", _backbone),
         _each(own, "Weights were initialised {}.", _start),
