@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PYTHONPATH= $(BIN)
 
-.PHONY: env demo test test-slow check bench format lock clean
+.PHONY: env demo test test-slow check bench montage format lock clean
 
 env: $(VENV)/.made
 
@@ -31,6 +31,11 @@ test-slow: env
 
 bench: env
 	$(RUN)/python -m benchmarks
+
+# Every map method on images of the demo's run, as one picture to look at.
+montage: env
+	test -e runs/demo/model || $(RUN)/lesioncam demo -o runs/demo --overwrite
+	$(RUN)/python -m benchmarks.montage runs/demo docs/images/montage.png
 
 format: env
 	$(RUN)/ruff format .

@@ -79,6 +79,6 @@ def test_quiet_rooms_know_no_model(room):
 
 
 def test_hooks_are_registered_in_one_file():
-    """The one place for hooks will be explanation/capture.py."""
+    """The one place for hooks is explanation/capture.py."""
     for path in ROOT.rglob("*.py"):
         assert "register_forward_hook" not in path.read_text() or path.name == "capture.py"

@@ -157,6 +157,29 @@ class Calibration:
         """The sigmoid the classifier itself was trained with."""
         return cls((1.0,) * classes, (0.0,) * classes)
 
+    @classmethod
+    def spanning(cls, values: Sequence[np.ndarray], tuned_on: frozenset[str]) -> Calibration:
+        """A scale for maps that have none: rising, so it changes no ranking, no Dice and no pointing.
+
+        The sigmoid's ends (logits -6 and 6) are the 1st and the 99.9th percentile of the class's values, so that a
+        search over thresholds covers them.
+
+        Args:
+            values: per class the raw values of all validation maps, flat; an empty one keeps the sigmoid.
+            tuned_on: keyed digests of the patients they come from.
+
+        Example:
+            >>> scale = Calibration.spanning([np.linspace(0, 1000, 1001)], frozenset())
+            >>> scale.probability(np.array([[10.0, 999.0]])).round(4).tolist()
+            [[0.002499999944120645, 0.9975000023841858]]
+        """
+        scale, offset = [], []
+        for each in values:
+            low, high = np.percentile(each, (1, 99.9)) if len(each) else (-6.0, 6.0)
+            scale.append(float(12 / (high - low if high > low else 1.0)))
+            offset.append(float(-6 - scale[-1] * low))
+        return cls(tuple(scale), tuple(offset), "val", (), tuned_on)
+
     def probability(self, raw: np.ndarray) -> np.ndarray:
         """Probabilities of raw values ``(K, ...)``, float32."""
         shape = (-1,) + (1,) * (raw.ndim - 1)

@@ -129,7 +129,8 @@ def test_files_arrays_and_pictures_of_any_size(explainer, tmp_path):
     np.testing.assert_array_equal(results[1].raw, results[3].raw)
     for result, size in zip(results, SIZES, strict=False):
         [alone] = explainer(result.pixels)
-        np.testing.assert_allclose(result.raw, alone.raw, atol=1e-5 * abs(alone.raw).max())
+        # The planted weights are tiny and equal: sums of many near-equal terms, in an order that goes with the batch.
+        np.testing.assert_allclose(result.raw, alone.raw, atol=1e-4 * abs(alone.raw).max())
         painted = result.overlay("mass", threshold=0.5)
         assert painted.shape == (*size, 3)
         assert painted.dtype == np.uint8
@@ -235,7 +236,7 @@ def test_eight_threads_times_five_calls(explainer):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: explainer([images[i % 3]])[0].native(), range(40)))
     for i, one in enumerate(found):
-        np.testing.assert_allclose(one, expected[i % 3], atol=1e-5 * abs(expected[i % 3]).max())
+        np.testing.assert_allclose(one, expected[i % 3], atol=1e-4 * abs(expected[i % 3]).max())
     assert [module.training for module in explainer.model.modules()] == modes
 
 

@@ -20,6 +20,7 @@ VERBS = {
     "compare": "several runs side by side: paired, corrected, ties as ties",
     "report": "rebuild the report from the run folder; --share for a version to give away",
     "predict": "maps, boxes, masks and crops of new images, by any map method",
+    "figures": "pictures for a paper, of CLEAR: which class, how strongly, at each pixel; right and wrong cases of a run",
     "adopt": "take in a network of your own: self-test, thresholds and calibration on val",
 }
 """Every verb, in the order of use."""
@@ -42,6 +43,7 @@ For research; not a medical device.
   lesioncam compare runs/brain runs/theirs -o comparison/
   lesioncam predict runs/brain slices/*.png -o out/ --write maps boxes masks overlay
   lesioncam predict runs/brain slice.png -o out/ --map layercam --class glioma --write maps overlay crops
+  lesioncam figures runs/brain -o figures/
   lesioncam adopt timm:resnet50 brain.csv --weights model.safetensors -o runs/mine
 """
 

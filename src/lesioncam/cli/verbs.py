@@ -26,6 +26,7 @@ __all__ = [
     "compare",
     "demo",
     "evaluate",
+    "figures",
     "index",
     "predict",
     "report",
@@ -415,6 +416,39 @@ def report(words: Sequence[str]) -> int:
     from lesioncam.pipeline import steps
 
     print(f"report: {steps.report(args.run, share=args.share)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class FiguresArgs:
+    """The figures of CLEAR: a table of input, output, maps and reading, and a figure with one column per class."""
+
+    run: Positional[Path]
+    """The run folder; at least two classes."""
+    out: Out
+    """The folder to write clear_table.png, clear_grades.png and clear_cases.csv."""
+    split: Literal["val", "test"] = "val"
+    """An evaluated split."""
+    rows: int = 3
+    """Correct cases in the table, and as many wrong ones; those of median confidence."""
+    rule: Literal["linear", "deconvnet", "guided", "gradient"] = "guided"
+    """What a ReLU does to the signal on its way back; gradient is the only one for other activations."""
+    class_scale: Literal["none", "softmax", "standardise"] = "none"
+    """How classes are made comparable before they compete for a pixel."""
+    palette: Literal["hue", "safe"] = "safe"
+    """Colours of the paper, or colours for colour-blind readers (up to 7 classes)."""
+
+
+def figures(words: Sequence[str]) -> int:
+    """`lesioncam figures`."""
+    args = parse(FiguresArgs, "figures", words)
+    _log()
+    from lesioncam.pipeline.clear_cases import ClearAsked, clear_figures
+    from lesioncam.reporting.clear_figures import ClearStyle
+
+    asked = ClearAsked(args.split, args.rows, args.rule, args.class_scale, ClearStyle(palette=args.palette))
+    for path in clear_figures(args.run, args.out, asked, progress=_watched()):
+        print(path)
     return 0
 
 

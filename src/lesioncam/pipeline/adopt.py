@@ -22,18 +22,10 @@ from lesioncam.models.adopted import TIMM, build_adopted, fill, read_weights, tr
 from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, save_classifier, update_card
 from lesioncam.pipeline.calibrate import classifier_subject, settle
 from lesioncam.pipeline.explainer import Explainer, SelfTest
+from lesioncam.pipeline.folder import path_of, refuse_existing, remember_source, set_state, start
 from lesioncam.pipeline.measure import run_table, table_roles
-from lesioncam.pipeline.part import Part, Progress, Subject, run_key, silent
-from lesioncam.pipeline.steps import (
-    Run,
-    _bars,
-    _path_of,
-    _refuse_existing,
-    _remember_source,
-    _set_state,
-    _start,
-    checked,
-)
+from lesioncam.pipeline.part import Part, Progress, Subject, bars, run_key
+from lesioncam.pipeline.steps import Run, checked
 from lesioncam.segmentation.threshold import parse_rule
 from lesioncam.types import Threshold
 
@@ -90,19 +82,19 @@ def adopt(
     parse_rule(settled.operating_point)
     if map is not None:
         find(map, METHODS, "map method")
-    _refuse_existing(folder, overwrite=overwrite)
+    refuse_existing(folder, overwrite=overwrite)
     ready, found = checked(table, settled, learns=False)
     named = AdoptConfig(model=model, options=dict(options or {}), layer=layer)
     network = _network(named, weights, ready)
     named = named.model_copy(update={"prepare": _prepare(network, prepare or {})})
     classifier, test = _tried(network, named, settled, map, ready)
-    _start(folder, classifier.card.config, ready, overwrite=overwrite, found=found)
-    _remember_source(folder, table=_path_of(table))
+    start(folder, classifier.card.config, ready, overwrite=overwrite, found=found)
+    remember_source(folder, table=path_of(table))
     _write_config(folder, classifier.card.config)
     save_classifier(folder, network, classifier.card)
     trust(folder.root, named)
-    _settle(folder, classifier, _bars if progress else silent)
-    _set_state(folder, "done", "adopt")
+    _settle(folder, classifier, bars(wanted=progress))
+    set_state(folder, "done", "adopt")
     return Adopted(Run(folder.root), test)
 
 

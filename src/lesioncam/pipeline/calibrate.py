@@ -26,9 +26,6 @@ __all__ = ["Beside", "calibrate", "classifier_subject", "map_scale", "settle"]
 _SIZES = 3
 """Of so many image sizes at a time the still maps are kept."""
 
-_LOW, _HIGH, _ENDS = 1.0, 99.9, 6.0
-"""Percentiles of raw values that become these logits, lower and upper, where maps have no scale of their own."""
-
 _SEARCHED = "default"
 """Where thresholds come from while they are being searched."""
 
@@ -109,10 +106,7 @@ def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject
 
 
 def map_scale(part: Part, progress: Progress = silent) -> Calibration:
-    """One scale per class for maps that have none: rising, so it changes no ranking, no Dice and no pointing.
-
-    The sigmoid's ends (logits -6 and 6) are the 1st and the 99.9th percentile of the class's raw values over the images
-    of the part, so that the threshold search covers them.
+    """One scale per class for maps that have none (:meth:`Calibration.spanning`).
 
     Args:
         part: validation.
@@ -123,13 +117,7 @@ def map_scale(part: Part, progress: Progress = silent) -> Calibration:
     for seen in progress(part.walk(_SEARCHED), len(part.table), "scale of maps"):
         for kept, one in zip(values, seen.result.heatmap.raw, strict=True):
             kept.append(one[np.isfinite(one)].ravel())
-    scale, offset = [], []
-    for kept in values:
-        every = np.concatenate(kept)
-        low, high = np.percentile(every, (_LOW, _HIGH)) if len(every) else (-_ENDS, _ENDS)
-        scale.append(float(2 * _ENDS / max(high - low, 1e-12)))
-        offset.append(float(-_ENDS - scale[-1] * low))
-    return Calibration(tuple(scale), tuple(offset), "val", (), who.tuned_on)
+    return Calibration.spanning([np.concatenate(kept) for kept in values], who.tuned_on)
 
 
 # ---- one pass over validation ------------------------------------------------------------------------------------

@@ -253,9 +253,6 @@ def _logits(scores: np.ndarray) -> np.ndarray:
 def foreign_scale(maps: ForeignMaps, records: Sequence[Record], who: Validation | None) -> Calibration:
     """One scale for all maps of a class: values in [0, 1] stay as they are; others are laid on a sigmoid.
 
-    The sigmoid's ends (logits -6 and 6) are the 1st and the 99.9th percentile of all validation values, so that the
-    threshold search covers them. Rising in any case, it changes no ranking, no Dice and no pointing.
-
     Args:
         maps: the folder.
         records: validation records; only their maps are read.
@@ -272,14 +269,7 @@ def foreign_scale(maps: ForeignMaps, records: Sequence[Record], who: Validation 
     if all(len(v) == 0 or (v.min() >= 0 and v.max() <= 1) for v in values):
         line = ((0.0, 1.0), (0.0, 1.0))
         return Calibration((1.0,) * count, (0.0,) * count, "val", (line,) * count, remembered)
-    scale, offset = [], []
-    for v in values:
-        low, high = np.percentile(v, (1, 99.9)) if len(v) else (-6.0, 6.0)
-        if high <= low:
-            high = low + 1.0
-        scale.append(float(12 / (high - low)))
-        offset.append(float(-6 - scale[-1] * low))
-    return Calibration(tuple(scale), tuple(offset), "val", (), remembered)
+    return Calibration.spanning(values, remembered)
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

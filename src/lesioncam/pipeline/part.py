@@ -25,7 +25,7 @@ from lesioncam.types import CaseResult, Record, Validation
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["Part", "Progress", "Seen", "Subject", "run_key", "silent"]
+__all__ = ["Part", "Progress", "Seen", "Subject", "bars", "run_key", "silent"]
 
 Progress = Callable[[Iterator[Any], int, str], Iterator[Any]]
 """Wraps a stream to show how far it is: (stream, length, what)."""
@@ -34,6 +34,17 @@ Progress = Callable[[Iterator[Any], int, str], Iterator[Any]]
 def silent(stream: Iterator[Any], _length: int, _what: str) -> Iterator[Any]:
     """Show nothing."""
     return stream
+
+
+def bars(*, wanted: bool) -> Progress:
+    """Bars with the time left, or nothing."""
+    return _bars if wanted else silent
+
+
+def _bars(stream: Iterator[Any], length: int, what: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    return iter(tqdm(stream, total=length, desc=what, unit="image", leave=False))
 
 
 @dataclass(frozen=True)

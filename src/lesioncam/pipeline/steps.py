@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from torch import Tensor
 
 from lesioncam.config import CustomPool, RunConfig, make_config
 from lesioncam.data.check import CheckReport, check_table, require
 from lesioncam.data.split import split_table
-from lesioncam.data.table import SPLITS, Table, digest, read_table, write_table
+from lesioncam.data.table import SPLITS, Table, read_table
 from lesioncam.errors import OptionError, RunError, TableError
 from lesioncam.evaluation.protocol import key_mark
-from lesioncam.files import RunFolder, read_json, write_json, write_text
+from lesioncam.files import RunFolder, read_json
 from lesioncam.lookup import find
 from lesioncam.models.backbone import measure_origin
 from lesioncam.models.checkpoint import (
@@ -36,10 +34,9 @@ from lesioncam.models.pooling import name_of
 from lesioncam.pipeline.adopt_maps import adopt_maps
 from lesioncam.pipeline.calibrate import calibrate
 from lesioncam.pipeline.case import analyse
-from lesioncam.pipeline.leaks import keep_prints
+from lesioncam.pipeline.folder import path_of, refuse_existing, remember_source, set_state, start
 from lesioncam.pipeline.measure import Asked, digests_of, measure, run_table, table_roles
-from lesioncam.pipeline.part import run_key, silent
-from lesioncam.pipeline.provenance import collect, write_provenance
+from lesioncam.pipeline.part import bars, run_key
 from lesioncam.pipeline.recipe import load_config
 from lesioncam.pipeline.write import Prediction, write_predictions
 from lesioncam.reporting.html import write_report
@@ -162,15 +159,15 @@ def run(
     pooling = options.get("pooling")
     own = pooling if callable(pooling) else None
     folder = RunFolder(trained.folder)
-    _set_state(folder, "running", "calibrate")
-    bars = _bars if progress else silent
-    calibrate(folder, pooling=own, progress=bars)
+    set_state(folder, "running", "calibrate")
+    shown = bars(wanted=progress)
+    calibrate(folder, pooling=own, progress=shown)
     if trained.interrupted:
-        _set_state(folder, "interrupted", "train")
+        set_state(folder, "interrupted", "train")
         return trained
-    _set_state(folder, "running", "evaluate")
-    measure(folder, "val", Asked(pooling=own), progress=bars)
-    _set_state(folder, "done", "report")
+    set_state(folder, "running", "evaluate")
+    measure(folder, "val", Asked(pooling=own), progress=shown)
+    set_state(folder, "done", "report")
     write_report(folder.root)
     return trained
 
@@ -199,15 +196,15 @@ def train(
             return Run(folder.root)
     else:
         config = make_config(config, **options)
-        _refuse_existing(folder, overwrite=overwrite)
+        refuse_existing(folder, overwrite=overwrite)
         if table is None:
             raise OptionError("no table was given; name one, or use --resume to go on with a run's own.")
-        given = _path_of(table)
+        given = path_of(table)
         ready, found = prepare(table, config)
         _check_network(config, own)
-        _start(folder, config, ready, overwrite=overwrite, found=found)
-        _remember_source(folder, table=given)
-    _set_state(folder, "running", "train")
+        start(folder, config, ready, overwrite=overwrite, found=found)
+        remember_source(folder, table=given)
+    set_state(folder, "running", "train")
     fitted = fit(ready, config, folder, resume=resume, own_pool=own, progress=progress)
     origin = measure_origin(fitted.network.backbone, config.preprocess.channels)
     key = run_key(folder)
@@ -230,7 +227,7 @@ def train(
         },
     )
     save_classifier(folder, fitted.network, card)
-    _set_state(folder, "interrupted" if fitted.interrupted else "running", "train")
+    set_state(folder, "interrupted" if fitted.interrupted else "running", "train")
     return Run(folder.root, fitted.interrupted)
 
 
@@ -262,7 +259,7 @@ def evaluate(
         raise RunError(f"{folder.root} is no run folder (state.json is missing); give one that `lesioncam run` wrote.")
     if split not in ("val", "test"):
         raise OptionError(f"Unknown split {split!r}. Available: val, test.")
-    measure(folder, split, Asked(**asked), progress=_bars if progress else silent)
+    measure(folder, split, Asked(**asked), progress=bars(wanted=progress))
     write_report(folder.root)
     return Run(folder.root).metrics(split)
 
@@ -299,17 +296,17 @@ def evaluate_maps(
         LesioncamError: if there is no map, no split, or an image would play two roles.
     """
     folder = RunFolder(Path(out))
-    bars = _bars if progress else silent
+    shown = bars(wanted=progress)
     if not (folder.maps.is_file() and not overwrite):
-        _refuse_existing(folder, overwrite=overwrite)
+        refuse_existing(folder, overwrite=overwrite)
         settled = config or RunConfig()
         parse_rule(settled.operating_point)
         ready, found = checked(table, settled, learns=False)
-        _start(folder, settled, ready, overwrite=overwrite, found=found)
-        _remember_source(folder, table=_path_of(table), maps=Path(maps))
-        adopt_maps(folder, Path(maps), name or Path(maps).resolve().name, bars)
-    measure(folder, split, Asked(**asked), progress=bars)
-    _set_state(folder, "done", "report")
+        start(folder, settled, ready, overwrite=overwrite, found=found)
+        remember_source(folder, table=path_of(table), maps=Path(maps))
+        adopt_maps(folder, Path(maps), name or Path(maps).resolve().name, shown)
+    measure(folder, split, Asked(**asked), progress=shown)
+    set_state(folder, "done", "report")
     write_report(folder.root)
     return Run(folder.root).metrics(split)
 
@@ -339,7 +336,7 @@ def recalibrate(
     settled = make_config(card.config, **options)
     parse_rule(settled.operating_point)
     update_card(folder, config=settled, calibration=None, image_calibration=None)
-    return calibrate(folder, pooling=pooling, progress=_bars if progress else silent).card
+    return calibrate(folder, pooling=pooling, progress=bars(wanted=progress)).card
 
 
 def report(run: str | Path | Run, *, share: bool = False) -> Path:
@@ -385,11 +382,11 @@ def predict(
         raise OptionError("no image was given; name files, for instance slices/*.png.")
     if out is not None:
         asked = Prediction(Path(out), tuple(write), threshold, overwrite, map, tuple(classes))
-        return write_predictions(model, images, asked, _bars if progress else silent)
+        return write_predictions(model, images, asked, bars(wanted=progress))
     stream = iter(images)
     return [
         analyse(model, image, threshold=threshold, method=map)
-        for image in (_bars if progress else silent)(stream, len(images), "predict")
+        for image in bars(wanted=progress)(stream, len(images), "predict")
     ]
 
 
@@ -412,10 +409,10 @@ def demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progress: b
     from lesioncam.data.phantom import Phantom, write_phantom
 
     folder = RunFolder(Path(out))
-    _refuse_existing(folder, overwrite=overwrite)
+    refuse_existing(folder, overwrite=overwrite)
     if folder.root.exists():
         shutil.rmtree(folder.root)
-    _set_state(folder, "running", "phantom")
+    set_state(folder, "running", "phantom")
     labels = write_phantom(folder.root / "data", Phantom(seed=seed))
     done = run(labels, folder.root, config=demo_config(seed), overwrite=True, progress=progress)
     evaluate(done, "test", progress=progress)
@@ -461,46 +458,6 @@ def _check_network(config: RunConfig, own: OwnPool | None) -> None:
         )
 
 
-def _refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
-    if folder.root.exists() and not folder.root.is_dir():
-        raise RunError(f"{folder.root} is a file; choose a folder with -o.")
-    if folder.root.is_dir() and any(folder.root.iterdir()):
-        if not overwrite:
-            raise RunError(
-                f"{folder.root} exists; go on with it (--resume), replace it (--overwrite), or choose another -o."
-            )
-        if not folder.is_run():
-            raise RunError(f"{folder.root} is not a run of lesioncam, so it is not overwritten; choose another -o.")
-
-
-def _start(folder: RunFolder, config: RunConfig, table: Table, *, overwrite: bool, found: CheckReport) -> None:
-    """A fresh folder; the ledger stays, since the test labels were seen whatever is overwritten."""
-    if overwrite:
-        for stale in ("model", "log", "evaluate", "report.html", "maps.json"):
-            place = folder.root / stale
-            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-    _set_state(folder, "running", "start")
-    write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    write_table(table, folder.table)
-    write_provenance(folder, collect(config.seed, digest(table)))
-    keep_prints(folder, table, found)
-
-
-def _path_of(table: Table | str | Path | None) -> Path | None:
-    """The user's own file, where there is one."""
-    return Path(table) if isinstance(table, str | Path) else None
-
-
-def _remember_source(folder: RunFolder, **places: Path | None) -> None:
-    """Where table and maps lie, as seen from the folder: the ledger is kept beside the table."""
-    known = {
-        name: Path(os.path.relpath(place.resolve(), folder.root.resolve())).as_posix()
-        for name, place in places.items()
-        if place is not None
-    }
-    write_json(folder.source, known)
-
-
 def _resumed(folder: RunFolder, config: RunConfig | None, options: dict[str, Any]) -> tuple[RunConfig, Table]:
     if not folder.is_run():
         raise RunError(f"{folder.root} is no run folder, so there is nothing to resume; start it without --resume.")
@@ -514,13 +471,3 @@ def _resumed(folder: RunFolder, config: RunConfig | None, options: dict[str, Any
 def _trained(folder: RunFolder) -> bool:
     """Whether training came to its own end."""
     return folder.model.is_file() and not read_json(folder.model)["training"].get("interrupted", False)
-
-
-def _set_state(folder: RunFolder, state: str, step: str) -> None:
-    write_json(folder.state, {"state": state, "step": step})
-
-
-def _bars(stream: Any, length: int, what: str) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(stream, total=length, desc=what, unit="image", leave=False)
