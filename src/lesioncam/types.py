@@ -170,8 +170,8 @@ class Calibration:
 
         Example:
             >>> scale = Calibration.spanning([np.linspace(0, 1000, 1001)], frozenset())
-            >>> scale.probability(np.array([[10.0, 999.0]])).round(4).tolist()
-            [[0.002499999944120645, 0.9975000023841858]]
+            >>> scale.probability(np.array([[10.0, 999.0]])).round(4)
+            array([[0.0025, 0.9975]], dtype=float32)
         """
         scale, offset = [], []
         for each in values:

@@ -9,6 +9,7 @@ from torch import nn
 
 from lesioncam.errors import OptionError
 from lesioncam.explanation.budget import in_batches
+from lesioncam.explanation.explain import explain
 from lesioncam.explanation.perturbation import Occlusion, Rise, ScoreCam, occlusion, rise, scorecam
 
 SIZES = [(12, 9), (6, 8, 5)]
@@ -439,3 +440,39 @@ def test_weights_are_set_aside_once_up_to_half_of_the_budget(spare, batches):
 
 def test_no_input_is_no_work():
     assert list(in_batches(0, lambda start, stop: 1 / 0, memory=1)) == []
+
+
+class Viewing(nn.Module):
+    """A network that flattens with view(), which images with their channels last do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 36, 2)
+
+    def forward(self, images):
+        features = self.conv(images).relu()
+        return self.head(features.view(len(features), -1))
+
+
+@pytest.mark.parametrize("method", ["scorecam", "occlusion", "rise"])
+def test_a_network_that_views_its_features_is_explained_all_the_same(method):
+    torch.manual_seed(0)
+    net, images = Viewing().eval(), torch.rand(2, 3, 6, 6)
+    with pytest.raises(RuntimeError, match="view"):
+        net(images.contiguous(memory_format=torch.channels_last))
+    options = {"scorecam": {"layer": "conv"}, "occlusion": {"patch": 2}, "rise": {"masks": 20}}[method]
+    found = explain(net, images, method, **options)
+    net.forward = lambda x: net.head(net.conv(x).relu().flatten(1))  # the same network, any layout
+    torch.testing.assert_close(found.raw, explain(net, images, method, **options).raw, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.scores, net(images).detach())
+
+
+def test_an_error_of_the_network_itself_is_not_hidden():
+    class Broken(Viewing):
+        def forward(self, images):
+            if len(images) == 1 and images.is_contiguous(memory_format=torch.channels_last):
+                raise RuntimeError("out of luck")
+            return super().forward(images)
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        explain(Broken().eval(), torch.rand(1, 3, 6, 6), "occlusion", patch=2)

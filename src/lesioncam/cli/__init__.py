@@ -20,7 +20,7 @@ VERBS = {
     "compare": "several runs side by side: paired, corrected, ties as ties",
     "report": "rebuild the report from the run folder; --share for a version to give away",
     "predict": "maps, boxes, masks and crops of new images, by any map method",
-    "figures": "pictures for a paper, of CLEAR: which class, how strongly, at each pixel; right and wrong cases of a run",
+    "figures": "pictures of CLEAR for a paper: which class, how strongly, at each pixel; right and wrong cases",
     "adopt": "take in a network of your own: self-test, thresholds and calibration on val",
 }
 """Every verb, in the order of use."""

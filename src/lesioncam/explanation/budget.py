@@ -58,7 +58,7 @@ def in_batches(count: int, run: Callable[[int, int], T], memory: int) -> Iterato
     with _Alive() as seen:
         first = run(0, 1)
     yield first
-    most = _MOST if seen.accelerated else max(4, 2 * torch.get_num_threads())
+    most = _MOST if seen.accelerated else max(8, 4 * torch.get_num_threads())
     left = memory - min(seen.given, memory // 2)
     size = _even(count - 1, min(most, left // max(1, _SLACK * seen.peak)))
     for start in range(1, count, size):

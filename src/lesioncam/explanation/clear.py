@@ -217,7 +217,7 @@ def _chosen(classes: Tensor | None, logits: Tensor) -> Tensor:
         return torch.arange(count, device=logits.device)[:, None].expand(count, len(logits))
     wrong = [k for k in classes.tolist() if not 0 <= k < count]
     if wrong:
-        raise OptionError(f"classes must lie in 0 ... {count - 1}, got {wrong[0]}.")
+        raise OptionError(f"class {wrong[0]} does not exist: this model has {count}, numbered 0 to {count - 1}.")
     return classes.to(logits.device)[None]
 
 

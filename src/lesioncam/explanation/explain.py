@@ -283,10 +283,9 @@ def _clear(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
 
     _no_layer("clear", asked)
     options, twin = _options("clear", ClearOptions, asked), private(model)
-    scores = _picked(_score(twin, asked.target)(images), asked.classes)
     with torch.enable_grad():
-        raw = clear(twin, images.detach(), asked.target, asked.classes, options).responses
-    return _result("clear", raw, scores, images, asked)
+        found = clear(twin, images.detach(), asked.target, asked.classes, options)
+    return _result("clear", found.responses, _picked(found.logits, asked.classes), images, asked)
 
 
 def _over_pixels(
@@ -302,10 +301,27 @@ def _over_pixels(
 
 
 def _score(twin: nn.Module, target: Target | None) -> Callable[[Tensor], Tensor]:
+    """Images to float32 scores. On a CPU channels come last, where most networks are a fifth to a third faster."""
+    odd = False
+
     def score(images: Tensor) -> Tensor:
-        return scores_of(twin(ready(twin, images)), target).float()
+        nonlocal odd
+        given = ready(twin, images)
+        if not odd and given.device.type == "cpu" and given.ndim in _CHANNELS_LAST:
+            try:
+                laid = given.contiguous(memory_format=_CHANNELS_LAST[given.ndim])
+                return scores_of(twin(laid), target).float()
+            except RuntimeError as error:
+                if "view" not in str(error):
+                    raise
+                odd, given = True, ready(twin, images)  # it calls view() on its features, which needs the usual order
+        return scores_of(twin(given), target).float()
 
     return score
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""By the number of axes of a batch."""
 
 
 def _no_layer(method: str, asked: Asked) -> None:
