@@ -16,7 +16,7 @@ import torch
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 SECTIONS = (
     *("start_up", "tables", "training_loop", "sweeps", "duplicates", "evaluation"),
-    *("robustness", "explain"),
+    *("robustness", "explain", "mnist", "pooling"),
 )
 HEAD = (
     "# Benchmarks\n\n"

@@ -8,8 +8,9 @@ import pytest
 
 import lesioncam
 from lesioncam.cli import VERBS, main
-from lesioncam.config import POOLING_TYPES
+from lesioncam.config import POOLING_TYPES, PRESETS
 from lesioncam.functional.pooling import POOLINGS
+from lesioncam.models.pooling import LEARNABLE
 
 ROOT = Path(lesioncam.__file__).parent
 
@@ -52,7 +53,8 @@ def test_unknown_public_names_are_attribute_errors():
 
 
 def test_one_table_of_poolings():
-    assert set(POOLINGS) == set(POOLING_TYPES)
+    assert {*POOLINGS, *LEARNABLE} == set(POOLING_TYPES) == set(PRESETS)
+    assert not set(POOLINGS) & set(LEARNABLE)
     for kind, options in POOLING_TYPES.items():
         assert options.model_fields["kind"].default == kind
 

@@ -12,7 +12,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lesioncam.config import AvgPool, BackboneConfig, LsePool, MaxPool, PcamPool, RunConfig, TableConfig, TopqPool
+    from lesioncam.config import (
+        AcamPool,
+        AttentionPool,
+        AvgPool,
+        BackboneConfig,
+        ExpPool,
+        HeadConfig,
+        LinearPool,
+        LsePool,
+        MaxPool,
+        NoisyOrPool,
+        PcamPool,
+        RunConfig,
+        TableConfig,
+        TopqPool,
+    )
     from lesioncam.data.check import check_table
     from lesioncam.data.preprocess import Preprocess
     from lesioncam.data.sources import index_source
@@ -25,22 +40,30 @@ if TYPE_CHECKING:
     from lesioncam.pipeline.adopt import adopt
     from lesioncam.pipeline.case import analyse
     from lesioncam.pipeline.explainer import Explainer
+    from lesioncam.pipeline.recipe import load_recipe
     from lesioncam.pipeline.steps import demo, evaluate, evaluate_maps, predict, report, run, train
+    from lesioncam.pipeline.sweep import sweep
     from lesioncam.reporting.comparison import compare_runs as compare
     from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Heatmaps, Segmentation
 
 _HOMES = {
+    "AcamPool": "lesioncam.config",
+    "AttentionPool": "lesioncam.config",
     "AvgPool": "lesioncam.config",
     "BackboneConfig": "lesioncam.config",
     "CaseResult": "lesioncam.types",
     "ClassifierOutput": "lesioncam.types",
+    "ExpPool": "lesioncam.config",
     "Explainer": "lesioncam.pipeline.explainer",
     "Geometry": "lesioncam.geometry",
+    "HeadConfig": "lesioncam.config",
     "Heatmap": "lesioncam.types",
     "Heatmaps": "lesioncam.types",
     "LesioncamError": "lesioncam.errors",
+    "LinearPool": "lesioncam.config",
     "LsePool": "lesioncam.config",
     "MaxPool": "lesioncam.config",
+    "NoisyOrPool": "lesioncam.config",
     "PcamPool": "lesioncam.config",
     "Preprocess": "lesioncam.data.preprocess",
     "RunConfig": "lesioncam.config",
@@ -58,11 +81,13 @@ _HOMES = {
     "explain": "lesioncam.explanation.explain",
     "index_source": "lesioncam.data.sources",
     "load": "lesioncam.models.checkpoint:load_classifier",
+    "load_recipe": "lesioncam.pipeline.recipe",
     "predict": "lesioncam.pipeline.steps",
     "read_table": "lesioncam.data.table",
     "report": "lesioncam.pipeline.steps",
     "run": "lesioncam.pipeline.steps",
     "split_table": "lesioncam.data.split",
+    "sweep": "lesioncam.pipeline.sweep",
     "train": "lesioncam.pipeline.steps",
     "write_table": "lesioncam.data.table",
 }

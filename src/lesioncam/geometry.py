@@ -2,12 +2,14 @@
 
 Two ways: a native grid is cropped (optionally), scaled with its aspect ratio kept and padded to a fixed input
 ("letter-box"); or it is scaled as a whole and the middle of it is the input ("resize, then centre crop", timm's way).
-Everything is written once for 2D ``(H, W)`` and 3D ``(D, H, W)``; sizes are in array order.
+Everything is written once for 2D ``(H, W)`` and 3D ``(D, H, W)``; sizes are in array order. A letter-box keeps the
+proportions of the body, not of the array: where voxels are no cubes, ``aspect`` says how long each of their sides is.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,6 +65,8 @@ class Geometry:
         whole: size to which the whole image was scaled before the input was cut from it; None for a letter-box.
         shift: where the first pixel of the whole scaled image lies in the input, negative where it was cut off; None
             for a letter-box.
+        affine: from an index of the native array to mm, right, anterior, superior; None where nothing is known.
+        aspect: length of a native pixel along each axis, relative; the letter-box makes them equal. None: they are.
 
     Example:
         >>> g = Geometry.letterbox((200, 100), (64, 64))
@@ -70,6 +74,8 @@ class Geometry:
         ((64, 32), (0, 16))
         >>> g.to_native_points([[31.5, 31.5]])
         array([[99.5, 49.5]])
+        >>> Geometry.letterbox((20, 100, 100), (50, 50, 50), aspect=(5.0, 1.0, 1.0)).scaled      # thick slices
+        (50, 50, 50)
     """
 
     native: tuple[int, ...]
@@ -79,6 +85,8 @@ class Geometry:
     spacing: tuple[float, ...] | None = None
     whole: tuple[int, ...] | None = None
     shift: tuple[int, ...] | None = None
+    affine: tuple[tuple[float, ...], ...] | None = None
+    aspect: tuple[float, ...] | None = None
 
     @classmethod
     def letterbox(
@@ -89,11 +97,13 @@ class Geometry:
         crop: Sequence[tuple[int, int]] | None = None,
         centred: bool = True,
         spacing: Sequence[float] | None = None,
+        affine: tuple[tuple[float, ...], ...] | None = None,
+        aspect: Sequence[float] | None = None,
     ) -> Geometry:
-        """Plan a letter-box of a native grid (or a crop of it) into an input of ``size``.
+        """Plan a letter-box of a native grid (or a crop of it) into an input of ``size``; see the attributes.
 
         Raises:
-            GeometryError: if an extent is empty or the numbers of axes differ.
+            GeometryError: if an extent is empty, the numbers of axes differ, or an aspect is no length.
         """
         whole = tuple((0, int(n)) for n in native)
         chosen = tuple((int(a), int(b)) for a, b in crop) if crop is not None else whole
@@ -106,7 +116,18 @@ class Geometry:
                 f"crop {chosen} does not lie inside an image of {tuple(native)}; give start < stop inside it."
             )
         pitch = tuple(float(s) for s in spacing) if spacing is not None else None
-        return cls(tuple(int(n) for n in native), tuple(int(n) for n in size), chosen, centred, pitch)
+        sides = tuple(float(s) for s in aspect) if aspect is not None else None
+        if sides is not None and (len(sides) != len(size) or not all(0 < side < math.inf for side in sides)):
+            raise GeometryError(f"aspect {sides} must be {len(size)} positive lengths, one per axis.")
+        return cls(
+            tuple(int(n) for n in native),
+            tuple(int(n) for n in size),
+            chosen,
+            centred,
+            pitch,
+            affine=affine,
+            aspect=sides,
+        )
 
     @classmethod
     def resize_crop(
@@ -167,10 +188,9 @@ class Geometry:
         """Size of what was scaled, input pixels; larger than the input where the input was cut from it."""
         if self.whole is not None:
             return self.whole
-        scale = min(size / extent for size, extent in zip(self.input, self.extent, strict=True))
-        return tuple(
-            min(size, max(1, round(extent * scale))) for size, extent in zip(self.input, self.extent, strict=True)
-        )
+        sides = self.extent if self.aspect is None else tuple(map(operator.mul, self.extent, self.aspect))
+        scale = min(size / side for size, side in zip(self.input, sides, strict=True))
+        return tuple(min(size, max(1, round(side * scale))) for size, side in zip(self.input, sides, strict=True))
 
     @property
     def offset(self) -> tuple[int, ...]:
@@ -189,7 +209,9 @@ class Geometry:
         window: Any = (..., *(slice(a, b) for a, b in self.source))
         cut = images[window].float()
         shrinks = self.scaled < self._source_extent and len(self.input) == 2
-        if self.scaled != self._source_extent:
+        if self.scaled != self._source_extent and len(self.input) == 3:
+            cut = _shrunk(cut, self.scaled)
+        if self.scaled != tuple(cut.shape[2:]):
             mode = _MODES[len(self.input)]
             cut = F.interpolate(cut, self.scaled, mode=mode, align_corners=False, antialias=shrinks)
         pads: list[int] = []
@@ -330,6 +352,24 @@ class Geometry:
     def _expect(found: Sequence[int], expected: Sequence[int]) -> None:
         if tuple(found) != tuple(expected):
             raise GeometryError(f"the image is {tuple(found)} but this geometry was planned for {tuple(expected)}.")
+
+
+def _shrunk(volume: Tensor, size: Sequence[int]) -> Tensor:
+    """A volume brought to ``size`` along the axes that shrink, antialiased: torch does so for pictures only."""
+    for axis, (length, wanted) in enumerate(zip(volume.shape[2:], size, strict=True), start=2):
+        if wanted < length:
+            weights = volume.new_tensor(_triangles(length, wanted))
+            volume = (volume.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return volume
+
+
+def _triangles(length: int, wanted: int) -> np.ndarray:
+    """Weights ``(wanted, length)``: a triangle round each new centre, as wide as two new pixels; rows sum to 1."""
+    stretch = length / wanted
+    centres = (np.arange(wanted) + 0.5) * stretch
+    far = np.abs(np.arange(length)[None] + 0.5 - centres[:, None]) / stretch
+    weights = np.maximum(0.0, 1.0 - far)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _linear(pixels: np.ndarray, cells: int, first: float, pitch: float) -> np.ndarray:

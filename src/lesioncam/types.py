@@ -119,12 +119,19 @@ class ClassifierOutput:
     """What one forward pass gives: ``logits (N, K)`` and ``class_maps (N, K, *s)``, both before the sigmoid.
 
     For single-image heads ``pool(class_maps, features, valid) == logits``; ``features (N, C, *s)`` are what it saw.
+    ``attended (N, K, *s)`` are the maps to look at where a pooling makes others of the class maps (ACAM); else None.
     """
 
     logits: Tensor
     class_maps: Tensor
     valid: Tensor | None = None
     features: Tensor | None = None
+    attended: Tensor | None = None
+
+    @property
+    def maps(self) -> Tensor:
+        """The maps to look at, ``(N, K, *s)``: the class maps, or what an attention along the axes made of them."""
+        return self.class_maps if self.attended is None else self.attended
 
 
 @dataclass(frozen=True)
@@ -385,12 +392,13 @@ class Threshold:
 
     Attributes:
         value: on the probability scale; "at or above" is positive.
-        source: ``val`` (fitted), ``default`` (.5, nothing to fit on) or ``given`` (by the user).
+        source: ``val`` (fitted), ``default`` (.5, nothing to fit on), ``given`` (by the user) or ``ensemble`` (the mean of
+            the members' own, chosen by nobody for their mean).
         tuned_on: keyed digests of the patients it was chosen on; plain ids never leave the run folder.
     """
 
     value: float
-    source: Literal["val", "default", "given"] = "default"
+    source: Literal["val", "default", "given", "ensemble"] = "default"
     tuned_on: frozenset[str] = frozenset()
 
     def check_unseen(self, patients: Sequence[str]) -> None:
@@ -532,6 +540,7 @@ class CaseResult:
         heatmap: raw evidence per class.
         segmentation: masks and boxes in the file's own pixels.
         features: ``(C, *s)`` before the class maps, where they were asked for.
+        task: of the classifier: with ``multiclass`` and ``ordinal`` the probabilities are a softmax.
     """
 
     id: str
@@ -543,6 +552,19 @@ class CaseResult:
     heatmap: Heatmap
     segmentation: Segmentation
     features: np.ndarray | None = None
+    task: str = "auto"
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether classes exclude each other, so that the probabilities are a softmax."""
+        return self.task in {"multiclass", "ordinal"}
+
+    @property
+    def expected_grade(self) -> float:
+        """Of grades the mean of their places 0 ... K - 1, weighted by probability; NaN where classes are no grades."""
+        if self.task != "ordinal":
+            return float("nan")
+        return float(np.arange(len(self.classes)) @ self.probabilities.astype(np.float64))
 
     @property
     def positive(self) -> tuple[bool, ...]:

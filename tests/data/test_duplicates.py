@@ -133,6 +133,30 @@ def test_small_pictures_need_more_than_likeness():
     assert [pair[:2] for pair in find_duplicates(pictures)] == [(0, 2)]
 
 
+def test_tiny_pictures_are_copies_only_if_they_are_the_same():
+    """Digits of 28 pixels are all alike to the hashes: only sameness says something, and it is quick."""
+    rng = np.random.default_rng(0)
+    digits = [np.pad(rng.integers(0, 2, (20, 20), dtype=np.uint8) * 255, 4) for _ in range(300)]
+    digits += [digits[7].copy(), np.ascontiguousarray(digits[9][:, ::-1]), digits[7] // 5]
+    nearly = digits[3].copy()
+    nearly[10, 10] ^= 255
+    prints = Prints.of([str(i) for i in range(304)], [image_print(image) for image in (*digits, nearly)])
+    same = [(7, 300, "copy"), (7, 302, "copy"), (9, 301, "mirror"), (300, 302, "copy")]
+    assert [pair[:3] for pair in find_duplicates(prints)] == same
+    first, second = prints.take(np.arange(300)), prints.take(np.arange(300, 304))
+    assert [pair[:3] for pair in match_prints(first, second)] == [(7, 0, "copy"), (7, 2, "copy"), (9, 1, "mirror")]
+    assert find_duplicates(prints, ["train"] * 301 + ["test"] * 3) != []
+
+
+def test_a_tiny_copy_of_a_large_picture_is_still_found():
+    large = gaussian_filter(np.random.default_rng(0).normal(size=(62, 62)), 4)
+    small = large.reshape(31, 2, 31, 2).mean((1, 3))
+    prints = Prints.of("abc", [image_print(image) for image in (large, draw(1), small)])
+    assert prints.sides.tolist() == [62, 120, 31]
+    assert [pair[:3] for pair in find_duplicates(prints)] == [(0, 2, "copy")]
+    assert [pair[:3] for pair in match_prints(prints.take([2]), prints.take([1, 0]))] == [(0, 1, "copy")]
+
+
 # ---- real images -------------------------------------------------------------------------------------------------
 
 

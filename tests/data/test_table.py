@@ -80,6 +80,22 @@ def test_declared_classes_choose_and_order_columns(write):
     assert table.frame["extra:sex"].tolist() == ["1", "0"]
 
 
+def test_findings_that_were_not_declared_may_keep_their_masks_and_boxes(write):
+    text = (
+        "image,class:mass,class:cyst,mask:mass,mask:cyst,boxes\n"
+        'a.png,1,1,m.png,c.png,"[{""class"": ""mass"", ""box"": [0, 0, 1, 1]},'
+        ' {""class"": ""cyst"", ""box"": [0, 0, 2, 2]}]"\n'
+        "b.png,0,0,,,\n"
+    )
+    table = read_table(write(text), classes=["cyst"])
+    assert messages(table) == []
+    assert [*table.frame["masks"][0]] == ["cyst"]
+    assert [box.label for box in table.frame["boxes"][0]] == ["cyst"]
+    assert len(read_table(write(text)).frame["masks"][0]) == 2
+    slip = read_table(write(text.replace("mask:mass", "mask:mas")), classes=["cyst"])
+    assert "column 'mask:mas' is of no class" in messages(slip)[0]
+
+
 def test_negative_column_fills_blanks_only(write):
     table = read_table(write("image,No Finding,mass\na,1,\nb,,1\nc,,-1\nd,1,1\n"), negative=["No Finding"])
     assert table.classes == ("mass",)

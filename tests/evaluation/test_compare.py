@@ -83,8 +83,9 @@ def test_values_and_intervals_are_those_of_the_evaluation(exclusive):
     if exclusive:
         both = run.groupby("image")["label"].transform("sum") == 2
         run = run[~both].reset_index(drop=True)
-    metrics = summarise(run, exclusive=exclusive, draws=200, seed=3)
-    found = compare(contenders(a=run), exclusive=exclusive, draws=200, seed=3).estimates
+    options = {"exclusive": exclusive, "ordinal": exclusive, "draws": 200, "seed": 3}
+    metrics = summarise(run, **options)
+    found = compare(contenders(a=run), **options).estimates
     checked = 0
     for row in found.to_dict("records"):
         wanted = metrics[(metrics["metric"] == row["metric"]) & (metrics["class"] == row["class"])]
@@ -92,8 +93,8 @@ def test_values_and_intervals_are_those_of_the_evaluation(exclusive):
         for name in ("value", "low", "high", "n"):
             assert row[name] == pytest.approx(wanted[name].iloc[0], nan_ok=True), (row, name)
         checked += 1
-    assert set(found["metric"]) == set(COMPARED)
-    assert checked == (22 if exclusive else 24) + 1  # eight metrics, two classes and their mean; any alarm
+    assert set(found["metric"]) == set(COMPARED) - (set() if exclusive else {"kappa_quadratic"})
+    assert checked == (22 + 1 if exclusive else 24) + 1  # eight metrics, two classes and their mean; kappa; any alarm
 
 
 @pytest.mark.parametrize(("shift", "tie"), [(0.0004, 1), (0.0006, 0)])
@@ -303,7 +304,7 @@ def test_three_images_all_scores_equal_and_no_mask_are_survived():
     run = run_of(images=3).assign(logit=0.0, probability=0.5, dice=NAN, iou=NAN, pointing=NAN, has_mask=0.0)
     found = compare(contenders(a=run, b=run.copy()), draws=20)
     assert found.estimates[found.estimates["metric"] == "dice"]["value"].isna().all()
-    assert set(found.estimates["metric"]) == set(COMPARED)
+    assert set(found.estimates["metric"]) == set(COMPARED) - {"kappa_quadratic"}
 
 
 def test_a_run_with_two_map_methods_is_two_contenders():

@@ -18,7 +18,7 @@ from lesioncam.models.backbone import build_backbone, measure_origin
         ("slim", 32, True),
         ("slim", 8, False),
         ("resnet18", 8, False),
-        ("densenet121", 16, True),  # cannot dilate: the deepest stage of stride 16
+        ("densenet121", 16, True),  # timm cannot dilate it
         ("mobilenetv3_small_050", 8, True),
         ("swin_tiny_patch4_window7_224", 16, True),  # channels last inside
     ],
@@ -130,3 +130,66 @@ def test_the_origin_agrees_with_a_drawn_dot():
         weight, pixels = gradient[0, 0].abs(), torch.arange(96, dtype=torch.float64)
         centres.append(float((weight.sum(1) * pixels).sum() / weight.sum()))
     assert sum(centres) / len(centres) == pytest.approx(5 * 8, abs=1.0)  # and not 5 * 8 + 3.5
+
+
+def test_vgg_16_is_its_convolutions():
+    """At stride 16 the features of conv5-3 as Zhou et al. average them: no fully connected layer is left."""
+    net = build_backbone(BackboneConfig(name="vgg16", stride=16), channels=3).eval()
+    torch.manual_seed(0)
+    whole = timm.create_model("vgg16", pretrained=False)
+    convolutions = whole.features[:30].eval()
+    own = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    theirs = [m for m in convolutions.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert (len(own), len(theirs)) == (13, 13)
+    for a, b in zip(own, theirs, strict=True):
+        a.load_state_dict(b.state_dict())
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(net(images), convolutions(images), atol=1e-6)
+    assert not any(isinstance(module, torch.nn.Linear) for module in net.modules())
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_densenet_features_come_after_the_last_relu(stride):
+    net = build_backbone(BackboneConfig(name="densenet121", stride=stride), channels=1).eval()
+    with torch.no_grad():
+        features = net(torch.randn(1, 1, 64, 96))
+    assert features.shape == (1, 1024, 64 // stride, 96 // stride)
+    assert features.min() == 0
+
+
+def test_chexnet_is_densenet_with_a_mean_over_its_features():
+    """timm's whole network, its head on our pooled features: the same scores."""
+    torch.manual_seed(0)
+    whole = timm.create_model("densenet121", pretrained=False, num_classes=14).eval()
+    net = build_backbone(BackboneConfig(name="densenet121", stride=32), channels=3).eval()
+    state = whole.state_dict()
+    net.network.load_state_dict({k: state[k.replace("features_", "features.")] for k in net.network.state_dict()})
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(whole.classifier(net(images).mean((2, 3))), whole(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "channels"),
+    [
+        ("vit_tiny_patch16_224", 16, 192),
+        ("deit_tiny_patch16_224", 16, 192),
+        ("convnext_atto", 8, 320),
+        ("convnext_atto", 32, 320),
+        ("swin_tiny_patch4_window7_224", 8, 192),
+        ("swin_tiny_patch4_window7_224", 32, 768),
+        ("swinv2_tiny_window8_256", 16, 384),
+    ],
+)
+def test_newer_networks_take_other_sizes_than_they_were_made_for(name, stride, channels):
+    net = build_backbone(BackboneConfig(name=name, stride=stride), channels=3).eval()
+    with torch.no_grad():
+        features = net(torch.rand(1, 3, 96, 160))
+    assert features.shape == (1, channels, 96 // stride, 160 // stride)
+
+
+def test_a_size_that_patches_do_not_divide_is_a_sentence():
+    net = build_backbone(BackboneConfig(name="vit_tiny_patch16_224", stride=16), channels=1)
+    with pytest.raises(ModelError, match=r"does not take inputs of \(100, 96\)"):
+        net(torch.zeros(1, 1, 100, 96))

@@ -6,13 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import AvgPool, CustomPool, LsePool, MaxPool, PcamPool, RunConfig, TopqPool
+from lesioncam.config import (
+    POOLING_TYPES,
+    AcamPool,
+    AvgPool,
+    CustomPool,
+    HeadConfig,
+    LsePool,
+    MaxPool,
+    PcamPool,
+    RunConfig,
+    TopqPool,
+    make_config,
+    parse_pooling,
+)
 from lesioncam.errors import ModelError, RunError
+from lesioncam.explanation.cam import Padded, cam
 from lesioncam.files import RunFolder
-from lesioncam.models.checkpoint import ModelCard, load_classifier, save_classifier, update_card
-from lesioncam.models.classifier import build_classifier, shrink_valid
-from lesioncam.models.pooling import build_pool, name_of
-from lesioncam.types import Calibration, Threshold
+from lesioncam.functional.attention import axis_attention, combined
+from lesioncam.geometry import Geometry
+from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, save_classifier, update_card
+from lesioncam.models.classifier import Classifier, build_classifier, shrink_valid
+from lesioncam.models.pooling import Seen, build_pool, name_of
+from lesioncam.types import Calibration, Sample, Threshold
 
 POOLS = [AvgPool(), MaxPool(), LsePool(), TopqPool(fraction=0.1), PcamPool()]
 
@@ -193,3 +209,164 @@ def test_probabilities_are_the_sigmoid():
     raw = np.array([[[-30.0, 0.0, 30.0]]])
     expected = 1 / (1 + np.exp(-raw))
     np.testing.assert_allclose(Calibration.of_classifier(1).probability(raw), expected, atol=1e-7)
+
+
+# ---- heads ---------------------------------------------------------------------------------------------------------
+
+TINY = "slim,channels=[8,8,16,16],stem_width=8"
+HEADS = [HeadConfig(), HeadConfig(norm="batch", dropout=0.5), HeadConfig(classifier="per_class", dropout=0.5)]
+
+
+class Volume(torch.nn.Module):
+    """A backbone over volumes, as the 3D adapter gives them."""
+
+    channels, stride, axes = 6, 4, 3
+
+    def __init__(self):
+        super().__init__()
+        self.network = torch.nn.Conv3d(1, 6, 4, stride=4)
+
+    def forward(self, images):
+        return self.network(images).relu()
+
+
+def test_dropout_takes_whole_channels_and_only_in_training():
+    config = make_config(backbone=TINY, pooling="avg", dropout=0.5)
+    net = build_classifier(config, 2)
+    images, _ = batch(4)
+    features = net(images).features.flatten(2)
+    dropped = (features == 0).all(-1)
+    assert 0.2 < dropped.float().mean() < 0.9
+    plain = net.eval()(images)
+    kept = (~dropped)[..., None].expand_as(features)
+    # what is left is twice as large, so that the mean over draws is the map without dropout
+    again = build_classifier(config.model_copy(update={"head": HeadConfig()}), 2).train()(images).features.flatten(2)
+    torch.testing.assert_close(features[kept], 2 * again[kept])
+    assert torch.equal(net(images).logits, plain.logits)
+
+
+def test_per_class_draws_its_own_dropout_and_is_otherwise_the_same_function():
+    shared, single = (
+        build_classifier(make_config(backbone=TINY, pooling="avg", dropout=0.5, classifier=kind), 2).eval()
+        for kind in ("shared", "per_class")
+    )
+    images, _ = batch()
+    assert torch.equal(shared(images).class_maps, single(images).class_maps)
+    for net in (shared, single):
+        with torch.no_grad():
+            net.head.weight[1], net.head.bias[1] = net.head.weight[0], net.head.bias[0]  # two classes, one classifier
+        net.train()
+    one, two = shared(images).class_maps, single(images).class_maps
+    assert torch.equal(one[:, 0], one[:, 1])
+    assert not torch.allclose(two[:, 0], two[:, 1])
+
+
+def test_the_mean_over_draws_of_per_class_dropout_is_the_map_without():
+    net = build_classifier(make_config(backbone=TINY, pooling="avg", dropout=0.3, classifier="per_class"), 2).eval()
+    features = torch.rand(1, net.backbone.channels, 2, 2).expand(4000, -1, -1, -1)
+    plain, _ = net._maps(features[:1])
+    net.train()
+    drawn, _ = net._maps(features)
+    torch.testing.assert_close(drawn.mean(0), plain[0], atol=5e-3, rtol=0)
+
+
+def test_batch_norm_stands_before_the_class_maps():
+    net = build_classifier(make_config(backbone=TINY, norm="batch"), 2)
+    out = net(batch(4)[0])
+    torch.testing.assert_close(out.features.mean((0, 2, 3)), torch.zeros(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        out.class_maps, torch.nn.functional.conv2d(out.features, net.head.weight, net.head.bias), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_whatever_pools_and_whatever_the_head_backbone_and_classifier_start_alike():
+    nets = [build_classifier(make_config(backbone=TINY, pooling=p), 2) for p in ("avg", "attention", "acam")]
+    nets.append(build_classifier(make_config(backbone=TINY, norm="batch", classifier="per_class", dropout=0.1), 2))
+    first, *others = (net.state_dict() for net in nets)
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_old_run_without_head_options_loads():
+    content = RunConfig().model_dump(mode="json")
+    del content["head"], content["dense_negative"]
+    assert RunConfig.model_validate(content).head == HeadConfig()
+    assert {name for name in build_classifier(RunConfig(), 2).state_dict() if "backbone" not in name} == {
+        "head.weight",
+        "head.bias",
+    }
+
+
+@pytest.mark.parametrize("text", ["attention,hidden=4", "acam"])
+def test_poolings_with_weights_come_back_from_a_run(tmp_path, text):
+    config = make_config(backbone=TINY, pooling=text, norm="batch")
+    net = build_classifier(config, 2).eval()
+    with torch.no_grad():
+        for parameter in net.pool.parameters():
+            parameter.add_(1.0)
+    save_classifier(RunFolder(tmp_path), net, ModelCard(("mass", "ring"), config, exclusive=True, origin=(0.0, 0.0)))
+    images, valid = batch()
+    loaded = load_classifier(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(images, valid).logits, net(images, valid).logits)
+        assert torch.equal(loaded(images, valid).maps, net(images, valid).maps)
+
+
+def test_a_users_own_module_comes_back_from_a_run(tmp_path):
+    class Own(torch.nn.Module):
+        def __init__(self, start):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(start))
+
+        def forward(self, class_maps, features, valid=None):
+            return self.weight * class_maps.mean((2, 3)) + features.mean()
+
+    config = make_config(backbone=TINY, pooling=CustomPool(name="own"))
+    net = build_classifier(config, 1, own_pool=Own(3.0)).eval()
+    save_classifier(RunFolder(tmp_path), net, ModelCard(("mass",), config))
+    mine = Own(1.0)
+    with torch.no_grad():
+        assert torch.equal(load_classifier(tmp_path, pooling=mine)(batch()[0]).logits, net(batch()[0]).logits)
+    assert mine.weight.item() == 1.0
+    assert mine.weight.requires_grad
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("text", sorted(POOLING_TYPES))
+def test_volumes_go_the_same_way(text, head):
+    pool = build_pool(parse_pooling(text), seen=Seen(6, 2, axes=3))
+    net = Classifier(Volume(), 2, pool, head)
+    volumes = torch.rand(3, 1, 8, 12, 16, generator=torch.Generator().manual_seed(3))
+    valid = torch.ones(3, 1, 8, 12, 16, dtype=torch.bool)
+    valid[..., :4] = False
+    for mode in (True, False):
+        out = net.train(mode)(volumes, valid)
+        assert out.class_maps.shape == (3, 2, 2, 3, 4)
+        assert torch.equal(net.pool(out.class_maps, out.features, out.valid), out.logits)
+
+
+def test_what_a_user_sees_of_acam_are_its_attentional_maps():
+    """With the mean they average to the logit; otherwise they have no sigmoid of their own."""
+    import lesioncam as lc
+
+    images, valid = batch()
+    for combine in ("mean", "product", "geomean", "min"):
+        config = make_config(backbone=TINY, pooling=AcamPool(combine=combine))
+        net = build_classifier(config, 2).eval()
+        with torch.no_grad():
+            net.pool.function.attention.weight.mul_(20)
+            net.head.bias.add_(1.0)
+            out = net(images, valid)
+        weight = combined(axis_attention(out.features, net.pool.function.attention.weight, out.valid), combine)
+        bias = net.head.bias.view(1, -1, 1, 1)
+        torch.testing.assert_close(out.maps, (out.class_maps - bias) * weight + bias)
+        assert (out.maps - out.class_maps).abs().max() > 1e-4
+        shown = lc.explain(Padded(net, valid), images, "cam").raw
+        torch.testing.assert_close(shown, out.maps)
+        if combine == "mean":
+            mean = (out.maps * out.valid).sum((2, 3)) / out.valid.sum((2, 3))
+            torch.testing.assert_close(mean, out.logits)
+        sample = Sample(images[0].numpy(), valid[0, 0].numpy(), Geometry.letterbox((64, 64), (64, 64)))
+        heatmap = cam(TrainedClassifier(net, ModelCard(("mass", "ring"), config)).eval(), sample).heatmap
+        np.testing.assert_allclose(heatmap.raw, out.maps[0].detach().numpy(), rtol=1e-5, atol=1e-6)
+        assert (heatmap.calibration is None) == (combine != "mean")

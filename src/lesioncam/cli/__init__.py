@@ -15,11 +15,12 @@ VERBS = {
     "split": "split a table by patient and near-duplicates, stratified: fractions, folds, by date, by site",
     "run": "check, train, evaluate on val, report",
     "train": "train only",
+    "sweep": "many runs on equal terms: any options varied, seeds, folds; test stays closed",
     "calibrate": "choose scales, operating points and thresholds of a run anew, on val",
     "evaluate": "measure a run, or another tool's maps, on val or test (counted), and write the report",
     "compare": "several runs side by side: paired, corrected, ties as ties",
     "report": "rebuild the report from the run folder; --share for a version to give away",
-    "predict": "maps, boxes, masks and crops of new images, by any map method",
+    "predict": "maps, boxes, masks and crops of new images, by any map method; several runs are an ensemble",
     "figures": "pictures of CLEAR for a paper: which class, how strongly, at each pixel; right and wrong cases",
     "adopt": "take in a network of your own: self-test, thresholds and calibration on val",
 }
@@ -38,10 +39,12 @@ For research; not a medical device.
   lesioncam index figshare-brain:DIR -o brain.csv
   lesioncam check brain.csv
   lesioncam run brain.csv -o runs/brain
+  lesioncam sweep brain.csv --vary pooling=avg,lse,pcam --vary seed=0,1,2 -o runs/pooling
   lesioncam evaluate runs/brain --split test
   lesioncam evaluate maps_of_another_tool/ brain.csv -o runs/theirs
   lesioncam compare runs/brain runs/theirs -o comparison/
   lesioncam predict runs/brain slices/*.png -o out/ --write maps boxes masks overlay
+  lesioncam predict runs/a runs/b slices/*.png -o out/ --views flip
   lesioncam predict runs/brain slice.png -o out/ --map layercam --class glioma --write maps overlay crops
   lesioncam figures runs/brain -o figures/
   lesioncam adopt timm:resnet50 brain.csv --weights model.safetensors -o runs/mine
@@ -84,7 +87,8 @@ def _run(verb: str, words: list[str]) -> int:
         print(f"lesioncam {verb}: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nlesioncam {verb}: stopped; what was finished is kept. Go on with --resume.", file=sys.stderr)
+        again = "the same command" if verb == "sweep" else "--resume"
+        print(f"\nlesioncam {verb}: stopped; what was finished is kept. Go on with {again}.", file=sys.stderr)
         return 130
 
 

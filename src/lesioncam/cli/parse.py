@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -10,10 +11,15 @@ import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lesioncam.config import (
+    LOSSES,
+    OPTIMIZERS,
+    SCHEDULES,
     BackboneConfig,
     Pooling,
     RunConfig,
+    TableConfig,
     parse_backbone,
+    parse_kind,
     parse_pooling,
     validated,
 )
@@ -57,7 +63,7 @@ _PAIRS = PrimitiveConstructorSpec(
     metavar="NAME=VALUE ...",
     instance_from_str=_pairs,
     is_instance=_is_pairs,
-    str_from_instance=lambda pairs: [f"{key}={value}" for key, value in pairs.items()],
+    str_from_instance=lambda pairs: [f"{key}={_write_policy(value)}" for key, value in pairs.items()],
 )
 Pairs = Annotated[dict[str, str], _PAIRS]
 """``--columns image=file label=dx``."""
@@ -77,7 +83,46 @@ def _inline(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")
 
 
+def _kinds(kinds: Mapping[str, type[Any]], what: str) -> PrimitiveConstructorSpec[Any]:
+    """``name,option=value`` for one of several types."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME[,OPTION=VALUE]",
+        instance_from_str=_ours(lambda text: parse_kind(text, kinds, what)),
+        is_instance=lambda value: isinstance(value, tuple(kinds.values())),
+        str_from_instance=_write_choice,
+    )
+
+
+def _write_policy(value: Any) -> str:
+    return value if isinstance(value, str) else _inline(list(value) if isinstance(value, tuple) else value)
+
+
+_POLICY = PrimitiveConstructorSpec[Any](
+    nargs=1,
+    metavar="ignore|0|1|0.7|soft|[0.55,0.85]",
+    instance_from_str=_ours(lambda text: validated(TableConfig, {"uncertain": text}, "--uncertain").uncertain),
+    is_instance=lambda value: isinstance(value, str | float | tuple),
+    str_from_instance=lambda value: [_write_policy(value)],
+)
+
+
+def _policies(name: str) -> PrimitiveConstructorSpec[Any]:
+    """``CLASS=POLICY ...``, checked here: the parser itself would box the error."""
+
+    def read(words: list[str]) -> Any:
+        try:
+            return getattr(validated(TableConfig, {name: _pairs(words)}, f"--{name.replace('_', '-')}"), name)
+        except OptionError as error:
+            raise _SlipError(str(error)) from error
+
+    return replace(_PAIRS, instance_from_str=read, metavar="CLASS=POLICY ...")
+
+
 _CHOICES = {
+    "loss": _kinds(LOSSES, "loss"),
+    "optimizer": _kinds(OPTIMIZERS, "optimizer"),
+    "schedule": _kinds(SCHEDULES, "schedule"),
     "pooling": PrimitiveConstructorSpec(
         nargs=1,
         metavar="NAME[,OPTION=VALUE]",
@@ -94,20 +139,25 @@ _CHOICES = {
     ),
 }
 
+_READINGS = {
+    "uncertain": _POLICY,
+    "uncertain_for": _policies("uncertain_for"),
+    "blank_for": _policies("blank_for"),
+}
+
 
 def _registry() -> ConstructorRegistry:
     registry = ConstructorRegistry()
-    poolings = RunConfig.model_fields["pooling"].annotation
+    known: list[tuple[Any, PrimitiveConstructorSpec[Any]]] = [(Pooling, _CHOICES["pooling"])]
+    known += [(RunConfig.model_fields[name].annotation, made) for name, made in _CHOICES.items()]
+    known += [(TableConfig.model_fields[name].annotation, made) for name, made in _READINGS.items()]
 
     @registry.primitive_rule
     def choices(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type in (poolings, Pooling):
-            return _CHOICES["pooling"]
-        if info.type is BackboneConfig:
-            return _CHOICES["backbone"]
-        if info.type_origin is dict:
-            return _PAIRS
-        return None
+        for annotation, made in known:
+            if info.type == annotation:
+                return made
+        return _PAIRS if info.type_origin is dict else None
 
     return registry
 

@@ -13,6 +13,7 @@ _SHOWN = (
     ("AUROC", "classification", "auroc"),
     ("average precision", "classification", "average_precision"),
     ("balanced accuracy", "classification", "balanced_accuracy"),
+    ("quadratic kappa", "classification", "kappa_quadratic"),
     ("pointing game", "localisation", "pointing_game"),
     ("Dice", "segmentation", "dice"),
     ("false alarms", "localisation", "false_alarm_rate"),

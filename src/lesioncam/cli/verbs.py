@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from lesioncam.cli.parse import Pairs, parse
-from lesioncam.config import CalibrationKind, MapMethod, RunConfig, TableConfig
+from lesioncam.config import CalibrationKind, MapMethod, RunConfig, TableConfig, Task
 
 if TYPE_CHECKING:
     from lesioncam.data.duplicates import Pair
@@ -32,6 +32,7 @@ __all__ = [
     "report",
     "run",
     "split",
+    "sweep",
     "train",
 ]
 
@@ -68,7 +69,7 @@ class IndexArgs:
     """Make a table: from a folder with one sub-folder a class, or from a public set by name (NAME:DIR)."""
 
     source: Positional[str]
-    """DIR, or NAME:DIR for a known public set."""
+    """DIR, or NAME:DIR for a known public set: br35h, figshare-brain, idrid, idrid-lesions, mnist, nih-cxr."""
     out: Out
     """The table to write, CSV."""
     labels: Path | None = None
@@ -83,14 +84,15 @@ def index(words: Sequence[str]) -> int:
     """`lesioncam index`."""
     args = parse(IndexArgs, "index", words)
     _log()
-    from lesioncam.data.sources import index_source, write_index
+    from lesioncam.data.sources import describe_source, index_source, write_index
     from lesioncam.errors import RunError
 
     if args.out.exists() and not args.overwrite:
         raise RunError(f"{args.out} exists; replace it with --overwrite or choose another -o.")
     frame = index_source(args.source, labels=args.labels, on=args.on)
     write_index(frame, args.out)
-    print(f"{len(frame)} images: {args.out}\nnext: lesioncam check {args.out}")
+    about = describe_source(args.source)
+    print(f"{about}{len(frame)} images: {args.out}\nnext: lesioncam check {args.out}")
     return 0
 
 
@@ -101,6 +103,8 @@ class TableArgs:
     table: Positional[Path]
     """CSV or Parquet, one row per image."""
     read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
+    task: Task = "auto"
+    """Whether the labels fit what a run is to learn: multiclass and ordinal need exactly one class in every image."""
     no_files: bool = False
     """Do not open image files; near-identical images are then not found."""
 
@@ -110,11 +114,13 @@ def check(words: Sequence[str]) -> int:
     args = parse(TableArgs, "check", words)
     _log()
     from lesioncam.data.check import check_table
+    from lesioncam.data.policy import check_task
     from lesioncam.data.table import read_table
 
     table = read_table(args.table, config=args.read)
-    found = check_table(table, files=not args.no_files, uncertain=args.read.uncertain, blank=args.read.blank)
+    found = check_table(table, files=not args.no_files, policy=args.read)
     print(found.text())
+    check_task(table, args.read, args.task)
     return 0 if found.ok else 2
 
 
@@ -231,8 +237,9 @@ class RunArgs:
     """Go on where an earlier run stopped, with its own table and options."""
     overwrite: bool = False
     """Replace an earlier run."""
-    recipe: Path | None = None
-    """Start from the options in this YAML file (a run's config.yaml)."""
+    recipe: Annotated[str | None, arg(metavar="NAME|FILE")] = None
+    """Start from these options; what is typed wins. A published system (`--recipe list` names them, `--recipe NAME
+    --plan` shows what it is about), or a YAML file (a run's config.yaml)."""
     set: Pairs = field(default_factory=dict)
     """More options by their full name, for instance augment.flip=0."""
 
@@ -248,12 +255,23 @@ def train(words: Sequence[str]) -> int:
 
 
 def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
+    if _recipe_word(words) == "list":
+        from lesioncam.pipeline.recipe import list_recipes
+
+        print(list_recipes())
+        return 0
     args = parse(RunArgs, verb, words, default=_with_recipe(words))
     _log()
     from lesioncam.cli.parse import with_settings
     from lesioncam.pipeline import steps
 
     config = with_settings(args.config, args.set)
+    if args.plan and args.recipe is not None:
+        from lesioncam.pipeline.recipe import describe_recipe, load_recipe
+
+        print(describe_recipe(load_recipe(args.recipe)))
+        if args.table is None:
+            return 0
     if args.plan:
         print(steps.plan_run(_needed(args.table), config=config).text())
         return 0
@@ -268,6 +286,67 @@ def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
         print(f"\nreport: {done.report}\nnext:   lesioncam evaluate {args.out} --split test")
     else:
         print(f"model: {args.out}/model\nnext:  lesioncam run -o {args.out} --resume")
+    return 0
+
+
+@dataclass(frozen=True)
+class SweepArgs:
+    """Every combination of varied options, seeds and folds, on equal terms; looks at val only, and goes on by itself.
+
+    The same command again keeps what is finished and goes on with the rest. Tables: sweep.csv (a row per run),
+    summary.csv and summary.md (mean and standard deviation over seeds and folds).
+    """
+
+    table: Positional[Path | None] = None
+    """CSV or Parquet, one row per image."""
+    out: Out = Path("runs/sweep")
+    """The folder to make, or to go on with."""
+    vary: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="OPTION=A,B")] = ()
+    """Any option and its values, as often as there are options: pooling=avg,lse seed=0,1,2 augment.flip=0,0.5. Where a
+    value has options of its own, put | or ; between values: 'pooling=lse,sharpness=6|pcam'. A YAML list will do."""
+    folds: Annotated[str | None, arg(metavar="all|0,2")] = None
+    """Cross-validation: each fold's held-out part is its test part (closed here), the next fold its val. Folds are
+    those of the column `fold`, otherwise made by patient and near-duplicates."""
+    fold_count: int = 5
+    """So many folds, where the table has no column `fold`."""
+    jobs: int = 1
+    """Runs at a time, each in a process of its own."""
+    config: OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    plan: bool = False
+    """Print runs, what is equal between them and the time, and stop."""
+    overwrite: bool = False
+    """Begin every run anew."""
+    recipe: Annotated[str | None, arg(metavar="NAME|FILE")] = None
+    """Start from these options; early stopping is off all the same unless --patience says otherwise."""
+    set: Pairs = field(default_factory=dict)
+    """More options by their full name, for instance augment.flip=0."""
+
+
+def sweep(words: Sequence[str]) -> int:
+    """`lesioncam sweep`."""
+    base = _with_recipe(words).config.model_copy(update={"patience": 0})
+    args = parse(SweepArgs, "sweep", words, default=SweepArgs(config=base))
+    _log()
+    from lesioncam.cli.parse import with_settings
+    from lesioncam.pipeline.sweep import estimate, plan_sweep, rows_of, run_sweep
+
+    config = with_settings(args.config, args.set)
+    plan = plan_sweep(_needed(args.table), vary=args.vary, folds=args.folds, fold_count=args.fold_count, config=config)
+    rows = [] if args.overwrite else rows_of(args.out)
+    print(plan.text(rows, estimate(plan, rows), args.jobs), flush=True)
+    if args.plan:
+        return 0
+    done = run_sweep(plan, args.out, jobs=args.jobs, overwrite=args.overwrite, progress=_watched())
+    failed = [str(row["run"]) for row in rows_of(args.out) if row["state"] == "failed"]
+    if failed:
+        print(f"{len(failed)} failed, see sweep.csv: {', '.join(failed)}", file=sys.stderr)
+    if done.interrupted:
+        print(f"interrupted: what is finished lies in {args.out}; the same command goes on.", file=sys.stderr)
+        return 130
+    print((args.out / "summary.md").read_text())
+    shared = args.folds is None and sum(row["state"] == "done" for row in rows_of(args.out)) > 1
+    hint = f"\nnext: lesioncam compare {args.out}/runs/* -o {args.out}/compared" if shared else ""
+    print(f"runs: {args.out / 'sweep.csv'}{hint}")
     return 0
 
 
@@ -457,7 +536,7 @@ class PredictArgs:
     """Maps, boxes and masks of new images, in their own pixels; no labels needed."""
 
     run: Positional[Path]
-    """The run folder."""
+    """The run folder; the arguments after it that are run folders too join it in an ensemble: mean of probabilities."""
     inputs: Positional[tuple[str, ...]]
     """Images, or folders of images."""
     out: Out
@@ -471,7 +550,10 @@ class PredictArgs:
     classes: Annotated[tuple[str, ...], arg(name="class", metavar="NAME")] = ()
     """Draw these classes only."""
     threshold: ModelThreshold = "val"
-    """Map thresholds: chosen on val, default (.5), or a probability."""
+    """Map thresholds: chosen on val, default (.5), or a probability; of an ensemble, the mean of the members'."""
+    views: Literal["none", "flip", "ten-crop"] = "none"
+    """Look more than once and average: flip adds the left-right mirror; ten-crop takes four corners and the centre,
+    each mirrored too. A trap where a finding has a side: a mirrored heart is not the same heart."""
     overwrite: bool = False
     """Replace an earlier prediction."""
 
@@ -482,21 +564,24 @@ def predict(words: Sequence[str]) -> int:
     _log()
     from lesioncam.pipeline import steps
 
-    inputs = [image for given in args.inputs for image in _images(given)]
+    members, given = _members(args.run, args.inputs)
+    inputs = [image for one in given for image in _images(one)]
     results = steps.predict(
-        args.run,
+        members,
         inputs,
         args.out,
         write=args.write,
         threshold=_threshold(args.threshold),
         map=args.map,
         classes=args.classes,
+        views=args.views,
         progress=_watched(),
         overwrite=args.overwrite,
     )
     failed = len(inputs) - len(results)
     note = f"; {failed} could not be used, see {args.out / 'failed.csv'}" if failed else ""
-    print(f"{len(results)} images: {args.out / 'predictions.csv'}{note}")
+    who = f" by {len(members)} runs" if len(members) > 1 else ""
+    print(f"{len(results)} images{who}: {args.out / 'predictions.csv'}{note}")
     return 0
 
 
@@ -521,8 +606,10 @@ class AdoptArgs:
     prepare: Pairs = field(default_factory=dict)
     """How images are prepared where it is not timm's way for this network: size=320 crop_pct=1 mean=[0.5] std=[0.5]."""
     read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
+    task: Task = "auto"
+    """multiclass or ordinal where the network's scores are meant for a softmax; auto is a sigmoid for each class."""
     calibration: CalibrationKind = "none"
-    """Of image scores, on val: none (the sigmoid), temperature, platt or isotonic."""
+    """Of image scores, on val: none (the sigmoid or softmax), temperature, platt or isotonic."""
     map_calibration: CalibrationKind = "none"
     """Of map values, on the validation masks."""
     operating_point: Annotated[str, arg(metavar="youden|sensitivity=0.9|specificity=0.9|cost=5")] = "youden"
@@ -544,6 +631,7 @@ def adopt(words: Sequence[str]) -> int:
 
     config = RunConfig(
         table=args.read,
+        task=args.task,
         calibration=args.calibration,
         map_calibration=args.map_calibration,
         operating_point=args.operating_point,
@@ -572,15 +660,38 @@ def adopt(words: Sequence[str]) -> int:
 
 def _with_recipe(words: Sequence[str]) -> RunArgs:
     """Defaults of the parser: those of the recipe, where one is named."""
+    named = _recipe_word(words)
+    if named is None:
+        return RunArgs()
     from lesioncam.pipeline.recipe import load_config
 
-    words = list(words)
+    return RunArgs(config=load_config(named))
+
+
+def _recipe_word(words: Sequence[str]) -> str | None:
+    """What was typed after --recipe."""
     for i, word in enumerate(words):
         if word == "--recipe" and i + 1 < len(words):
-            return RunArgs(config=load_config(words[i + 1]))
+            return words[i + 1]
         if word.startswith("--recipe="):
-            return RunArgs(config=load_config(word.partition("=")[2]))
-    return RunArgs()
+            return word.partition("=")[2]
+    return None
+
+
+def _members(first: Path, others: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Runs and images of `predict`: the leading arguments that are run folders are runs."""
+    from lesioncam.errors import OptionError
+    from lesioncam.files import RunFolder
+
+    rest = list(others)
+    members = [first]
+    while rest and RunFolder(Path(rest[0])).is_run():
+        members.append(Path(rest.pop(0)))
+    if late := [one for one in rest if RunFolder(Path(one)).is_run()]:
+        raise OptionError(f"{late[0]} is a run folder behind an image; name runs first, then images.")
+    if not rest:
+        raise OptionError("no image was given; name images behind the run folders, for instance slices/*.png.")
+    return members, rest
 
 
 def _images(given: str) -> list[str]:

@@ -1,13 +1,14 @@
 """Random changes of training images: sampled by one function, applied by a deterministic twin.
 
-So a change can be logged, repeated, and done to image and mask alike.
+So a change can be logged, repeated, and done to image and mask alike. Volumes are turned about all three axes, shifted,
+scaled, and mirrored left to right only: nobody's feet are where the head is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class AugmentParams:
     """What happens to one image.
 
     Attributes:
-        angle: degrees, counter-clockwise on the screen.
-        shift: (down, right), share of the side.
+        angle: degrees, counter-clockwise on the screen; of a volume, within each slice.
+        shift: (down, right), share of the side; of a volume (through the slices, down, right).
         scale: above 1 enlarges.
         flip: left-right mirror.
         contrast: gain above the image's darkest value, which stays where it is.
@@ -33,10 +34,12 @@ class AugmentParams:
         gamma: exponent on the image's own range.
         noise: standard deviation, in units of the normalised image.
         noise_seed: of the noise field.
+        outside: what is moved in; None is the image's lowest value.
+        tilt: of a volume, degrees about the axis along its rows (a nod) and about the one down its columns.
     """
 
     angle: float = 0.0
-    shift: tuple[float, float] = (0.0, 0.0)
+    shift: tuple[float, ...] = (0.0, 0.0)
     scale: float = 1.0
     flip: bool = False
     contrast: float = 1.0
@@ -44,10 +47,12 @@ class AugmentParams:
     gamma: float = 1.0
     noise: float = 0.0
     noise_seed: int = 0
+    outside: float | None = None
+    tilt: tuple[float, float] = (0.0, 0.0)
 
 
-def sample_augment(rng: np.random.Generator, config: AugmentConfig) -> AugmentParams:
-    """Draw what happens to one image.
+def sample_augment(rng: np.random.Generator, config: AugmentConfig, axes: int = 2) -> AugmentParams:
+    """Draw what happens to one image (2 axes) or volume (3).
 
     Example:
         >>> a, b = (sample_augment(np.random.default_rng([0, 3, 7]), AugmentConfig()) for _ in range(2))
@@ -58,7 +63,7 @@ def sample_augment(rng: np.random.Generator, config: AugmentConfig) -> AugmentPa
     def either_side(width: float) -> float:
         return float(rng.uniform(-width, width))
 
-    return AugmentParams(
+    drawn = AugmentParams(
         angle=either_side(config.rotation),
         shift=(either_side(config.shift), either_side(config.shift)),
         scale=math.exp(either_side(math.log1p(config.scale))),
@@ -68,7 +73,12 @@ def sample_augment(rng: np.random.Generator, config: AugmentConfig) -> AugmentPa
         gamma=math.exp(either_side(math.log1p(config.gamma))),
         noise=float(rng.uniform(0, config.noise)),
         noise_seed=int(rng.integers(2**31)),
+        outside=config.outside,
     )
+    if axes == 2:
+        return drawn
+    through, tilt = either_side(config.shift), (either_side(config.rotation), either_side(config.rotation))
+    return replace(drawn, shift=(through, *drawn.shift), tilt=tilt)
 
 
 def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,8 +86,9 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
 
     Args:
         params: one per image.
-        images: ``(N, C, H, W)`` float32.
-        valid: ``(N, 1, H, W)`` bool; what is moved in from outside becomes invalid and takes the image's lowest value.
+        images: ``(N, C, *S)`` float32, two or three axes.
+        valid: ``(N, 1, *S)`` bool; what is moved in from outside becomes invalid and takes the image's lowest value,
+            or ``outside``.
 
     Returns:
         Images and valid, same shapes.
@@ -88,12 +99,13 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
         tensor([[[[1., 0.],
                   [3., 2.]]]])
     """
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    axes, single = tuple(range(1, images.ndim)), (-1,) + (1,) * (images.ndim - 1)
+    low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
     span = (high - low).clamp(min=1e-6)
-    moved = apply_placement(params, images - low) + low
+    base = _outside(params, low)
+    moved = apply_placement(params, images - base) + base
     gamma, contrast, brightness = (
-        torch.tensor([getattr(p, name) for p in params]).view(-1, 1, 1, 1)
-        for name in ("gamma", "contrast", "brightness")
+        torch.tensor([getattr(p, name) for p in params]).view(single) for name in ("gamma", "contrast", "brightness")
     )
     moved = ((moved - low) / span).clamp(0, 1).pow(gamma) * span + low
     moved = (moved - low) * contrast + low + brightness + _noise(params, images.shape[1:])
@@ -102,7 +114,8 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
 
 def apply_placement(params: Sequence[AugmentParams], maps: Tensor, mode: str = "bilinear") -> Tensor:
     """Only the geometric part, for maps and masks (``mode="nearest"``); zeros come in from outside."""
-    theta = torch.stack([_theta(p, maps.shape[-2:]) for p in params])
+    place = _theta if maps.ndim == 4 else _theta_3d
+    theta = torch.stack([place(p, maps.shape[2:]) for p in params])
     grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
     return F.grid_sample(maps, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
@@ -118,6 +131,33 @@ def _theta(params: AugmentParams, size: Sequence[int]) -> Tensor:
         / params.scale
     )
     matrix[:, 2] = matrix[:, :2] @ torch.tensor([-2 * right, -2 * down])
+    return matrix
+
+
+def _outside(params: Sequence[AugmentParams], low: Tensor) -> Tensor:
+    """What is moved into each image, in the shape of its lowest values."""
+    if all(p.outside is None for p in params):
+        return low
+    own = [float(lowest) if p.outside is None else p.outside for p, lowest in zip(params, low.flatten(), strict=True)]
+    return low.new_tensor(own).view_as(low)
+
+
+def _theta_3d(params: AugmentParams, size: Sequence[int]) -> Tensor:
+    """The same in 3D: coordinates are (x, y, z), and a volume that is not tilted is turned slice by slice as in 2D."""
+    about_z, about_x, about_y = (math.radians(angle) for angle in (params.angle, *params.tilt))
+    turn = _rotation(0, 1, about_z) @ _rotation(1, 2, about_x) @ _rotation(2, 0, about_y)
+    mirror = torch.tensor([-1.0 if params.flip else 1.0, 1.0, 1.0])
+    sides = torch.tensor([float(n) for n in reversed(size)])
+    matrix = mirror[:, None] * turn * sides[None] / sides[:, None] / params.scale
+    through, down, right = params.shift if len(params.shift) == 3 else (0.0, *params.shift)
+    return torch.cat([matrix, (matrix @ torch.tensor([-2 * right, -2 * down, -2 * through]))[:, None]], dim=1)
+
+
+def _rotation(first: int, second: int, angle: float) -> Tensor:
+    """From axis ``first`` towards axis ``second``, (3, 3)."""
+    matrix = torch.eye(3)
+    matrix[first, first] = matrix[second, second] = math.cos(angle)
+    matrix[second, first], matrix[first, second] = math.sin(angle), -math.sin(angle)
     return matrix
 
 

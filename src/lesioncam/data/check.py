@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lesioncam.config import TableConfig, validated
 from lesioncam.data.duplicates import Pair, Prints, find_duplicates, one_thread_each
 from lesioncam.data.io import ImageInfo, read_image, read_mask, split_index, validate_image
+from lesioncam.data.nifti import Volume, VolumeGrid, is_nifti, plane_of, read_grid
+from lesioncam.data.policy import policy_table, targets_of
 from lesioncam.data.table import SPLITS, Problem, Table
 from lesioncam.errors import ImageError, TableError
 from lesioncam.functional.prints import Print, image_print
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, Record
 
-__all__ = ["CheckReport", "Problem", "check_table", "require"]
+__all__ = ["CheckReport", "Problem", "check_table", "require", "require_axes"]
 
 _WARNINGS = frozenset(
     {
@@ -44,6 +47,7 @@ ONE_SIDED = "one class only"
 
 _HEALTHY = re.compile(r"(no|non|without)[ _-]|normal|healthy|negative|control|none$", re.IGNORECASE)
 _SHOWN = 20
+_FAR = 0.5  # of the smallest side of a voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,24 +60,28 @@ class CheckReport:
         warnings: do not stop a run.
         counts: images, in the columns ``split`` ("all" first), ``class``, ``positive``, ``negative``, ``uncertain``,
             ``unknown``.
-        sizes: images per ``(H, W)``; empty when files were not opened.
+        sizes: images per ``(H, W)``, volumes per ``(D, H, W)``; empty when files were not opened.
         depths: images per bit depth, ``uint8 grey``; empty when files were not opened.
         images: rows of the table.
         patients: how many, or None where they are not known.
         pairs: images that are nearly the same, by position in the table; across splits and within.
         prints: of every image, in the order of the table; None when they were not asked for.
+        spacings: volumes per spacing, mm in the order of the sizes.
+        policy: what became of uncertain and blank labels, class by class (`policy_table`).
     """
 
     source: str
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     counts: pd.DataFrame
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
     depths: Counter[str] = field(default_factory=Counter)
     images: int = 0
     patients: int | None = None
     pairs: tuple[Pair, ...] = ()
     prints: Prints | None = None
+    policy: pd.DataFrame | None = None
+    spacings: Counter[tuple[float, ...]] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
@@ -85,11 +93,22 @@ class CheckReport:
         patients = "patients unknown" if self.patients is None else _count(self.patients, "patient")
         parts = [f"{self.source}: {_count(self.images, 'image')}, {patients}"]
         parts += [_list(self.problems, "problem"), _list(self.warnings, "warning"), self.counts.to_string(index=False)]
-        parts.append(
-            "Image sizes (height x width): " + _commonest({f"{h} x {w}": n for (h, w), n in self.sizes.items()})
-        )
+        parts.append(self.policy_text())
+        for axes, what in ((2, "Image sizes (height x width)"), (3, "Volume sizes (slices x height x width)")):
+            sizes = {" x ".join(map(str, size)): n for size, n in self.sizes.items() if len(size) == axes}
+            parts.append(f"{what}: " + _commonest(sizes))
+        spacings = {" x ".join(f"{mm:.3g}" for mm in spacing): n for spacing, n in self.spacings.items()}
+        parts.append("Spacing of volumes (mm, in the same order): " + _commonest(spacings))
         parts.append("Bit depths: " + _commonest(self.depths))
-        return "\n\n".join(part for part in parts if not part.endswith(": "))
+        return "\n\n".join(part for part in parts if part and not part.endswith(": "))
+
+    def policy_text(self) -> str:
+        """What uncertain and blank labels become; nothing where there are none."""
+        if self.policy is None or not (self.policy["uncertain"] + self.policy["blank"]).any():
+            return ""
+        shown = self.policy[["class", "uncertain", "uncertain_becomes", "blank", "blank_becomes"]]
+        words = {"uncertain_becomes": "become", "blank_becomes": "become"}
+        return "Uncertain (-1) and blank labels:\n" + shown.rename(columns=words).to_string(index=False)
 
     def problem_text(self) -> str:
         """The problems alone: one sentence if there is one, otherwise a list by kind."""
@@ -125,6 +144,7 @@ def check_table(
     uncertain: str | float = "ignore",
     blank: str = "ignore",
     duplicates: bool = True,
+    policy: TableConfig | None = None,
 ) -> CheckReport:
     """Look for everything that would make a run fail or its numbers meaningless.
 
@@ -135,9 +155,13 @@ def check_table(
         blank: likewise.
         duplicates: also look for images that are nearly the same, mirrored or not, while they are decoded: across
             splits each is a problem, otherwise there is one warning.
+        policy: the whole policy, with that of single classes, instead of ``uncertain`` and ``blank``.
 
     Returns:
         Problems, which stop a run, and warnings, which do not.
+
+    Raises:
+        OptionError: for a policy that cannot be, or names a class that does not exist.
 
     Example:
         >>> ids = ["a", "b", "c", "d"]
@@ -148,7 +172,8 @@ def check_table(
         "table: all 4 labelled images are positive for 'mass'; there is nothing to tell it from. Add images without it."
     """
     found = [*table.problems, *_duplicates(table), *_leaks(table), *_patients(table), *_splits(table)]
-    found += _classes(table, table.labels(uncertain, blank))
+    policy = policy or validated(TableConfig, {"uncertain": uncertain, "blank": blank}, "policy")
+    found += _classes(table, targets_of(table, policy).middle())
     seen = _see_files(table, prints=duplicates) if files else _Seen()
     pairs = tuple(find_duplicates(seen.prints)) if seen.prints is not None else ()
     found += [*seen.problems, *_near_duplicates(table, pairs)]
@@ -164,10 +189,12 @@ def check_table(
         counts=_label_counts(table),
         sizes=seen.sizes,
         depths=seen.depths,
+        spacings=seen.spacings,
         images=len(table),
         patients=patients,
         pairs=pairs,
         prints=seen.prints,
+        policy=policy_table(table, policy),
     )
 
 
@@ -185,6 +212,29 @@ def require(report: CheckReport, *, learns: bool = True) -> None:
     serious = [problem for problem in report.problems if learns or problem.kind != ONE_SIDED]
     if serious:
         raise TableError(replace(report, problems=tuple(serious)).problem_text())
+
+
+def require_axes(report: CheckReport, axes: int) -> None:
+    """Stop where the table holds volumes and the network takes images, or the reverse.
+
+    Args:
+        report: of :func:`check_table`, with files.
+        axes: of the network: 2 for images, 3 for volumes.
+
+    Raises:
+        TableError: with an example and the way out.
+    """
+    wrong = Counter({size: count for size, count in report.sizes.items() if len(size) != axes})
+    if not wrong:
+        return
+    size, count = " x ".join(map(str, wrong.most_common(1)[0][0])), sum(wrong.values())
+    if axes == 2:
+        told = f"volumes ({size}, for instance), but the backbone takes images; choose one of volumes, for instance "
+        told += "--backbone monai:resnet10, or make a table of slices"
+    else:
+        told = f"images ({size}, for instance), but the backbone takes volumes; choose one of images, for instance "
+        told += "--backbone resnet18"
+    raise TableError(f"{report.source}: {count} of {_count(report.images, 'row')} are {told}.")
 
 
 def _is_warning(problem: Problem, table: Table) -> bool:
@@ -372,7 +422,8 @@ def _label_counts(table: Table) -> pd.DataFrame:
 class _Seen:
     """What decoding the files told."""
 
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    spacings: Counter[tuple[float, ...]] = field(default_factory=Counter)
     depths: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     prints: Prints | None = None
@@ -390,6 +441,8 @@ def _see_files(table: Table, *, prints: bool) -> _Seen:
                 if info is not None:
                     seen.sizes[info.size] += 1
                     seen.depths[info.depth] += 1
+                    if info.spacing is not None:
+                        seen.spacings[tuple(round(mm, 3) for mm in info.spacing)] += 1
     if prints:
         seen.prints = Prints.of([record.id for record in records], found)
     return seen
@@ -416,11 +469,13 @@ class _Look:
             validate_image(image, record.image)
         except ImageError as error:
             found.append(self._problem(record, "image without content", error))
-        size = (image.shape[0], image.shape[1])
-        found += self._masks(record, size)
-        found += self._reader_masks(record, size)
-        found += self._boxes(record, size)
-        return ImageInfo.of(image), image_print(image) if self.prints and image.size else None, found
+        info = ImageInfo.of(image)
+        grid = image.grid if isinstance(image, Volume) else None
+        found += self._masks(record, info.size)
+        found += self._reader_masks(record, info.size)
+        found += self._elsewhere(record, grid)
+        found += self._boxes(record, grid.shape[::-1] if grid is not None else info.size)
+        return info, image_print(plane_of(image)) if self.prints and image.size else None, found
 
     def _problem(self, record: Record, kind: str, text: object) -> Problem:
         return Problem(record.row, kind, f"{self.source} row {record.row}: {text}")
@@ -429,7 +484,22 @@ class _Look:
         states = dict(zip(self.classes, record.labels, strict=True))
         return states.get(label) == POSITIVE if label else POSITIVE in record.labels
 
-    def _masks(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
+    def _elsewhere(self, record: Record, grid: VolumeGrid | None) -> Iterator[Problem]:
+        """Masks of the right size that lie at another place in the body than their volume."""
+        drawn = [file for files in record.masks.values() for file in files]
+        for file in dict.fromkeys(drawn if grid is not None else []):
+            path, index = split_index(file)
+            if not (is_nifti(path) and path.is_file()):
+                continue
+            try:
+                own, _ = read_grid(path, index)
+            except ImageError:
+                continue  # said already
+            if grid is not None and own.size == grid.size and (away := own.distance(grid)) > _FAR:
+                text = f"the mask {path.name} lies up to {away:.1f} voxels away from its volume; save it on its grid."
+                yield self._problem(record, "mask elsewhere", text)
+
+    def _masks(self, record: Record, size: tuple[int, ...]) -> Iterator[Problem]:
         for label, files in record.masks.items():
             try:
                 lesion = bool(read_mask(files, size).any())
@@ -444,7 +514,7 @@ class _Look:
                 text = f"the mask {Path(files[0]).name} is empty although the row is positive for {whose}."
                 yield self._problem(record, "empty mask", text)
 
-    def _reader_masks(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
+    def _reader_masks(self, record: Record, size: tuple[int, ...]) -> Iterator[Problem]:
         for files in [files for masks in record.readers.values() for files in masks.values()]:
             try:
                 read_mask(files, size)
@@ -455,14 +525,17 @@ class _Look:
         missing = not all(split_index(file)[0].exists() for file in files)
         return self._problem(record, "missing mask" if missing else "unusable mask", error)
 
-    def _boxes(self, record: Record, size: tuple[int, int]) -> Iterator[Problem]:
-        height, width = size
+    def _boxes(self, record: Record, size: tuple[int, ...]) -> Iterator[Problem]:
+        """``size`` is ``(H, W)`` of an image, ``(K, J, I)`` of the file of a volume: the reverse order of its boxes."""
+        axes = len(size)
         for box in record.boxes:
             numbers = [f"{value:g}" for value in box.box]
             where = f"box [{', '.join(numbers)}] of {box.label!r}"
-            x0, y0, x1, y1 = (*box.box[:2], *box.box[-2:])
-            if len(box.box) != 4 or min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1:
-                text = f"{where} lies outside the image of {height} x {width} (height x width). Use its own pixels."
-                yield self._problem(record, "box outside", text)
+            fits = len(box.box) == 2 * axes and min(box.box[:axes]) >= -1
+            if not fits or any(end > side + 1 for end, side in zip(box.box[axes:], size[::-1], strict=True)):
+                named = f"image of {size[0]} x {size[1]} (height x width). Use its own pixels."
+                if axes == 3:
+                    named = f"volume of {' x '.join(map(str, size[::-1]))} (i x j x k). Use the file's own voxels."
+                yield self._problem(record, "box outside", f"{where} lies outside the {named}")
             elif not self._positive(record, box.label):
                 yield self._problem(record, "box without finding", f"{where}, although the row is not positive for it.")

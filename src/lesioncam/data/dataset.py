@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lesioncam.config import AugmentConfig
 from lesioncam.data.augment import apply_augment, sample_augment
 from lesioncam.data.cache import ImageCache
+from lesioncam.data.policy import Targets
 from lesioncam.types import Batch
 
 __all__ = ["EpochSampler", "ImageSet", "make_loader"]
@@ -58,13 +59,14 @@ class ImageSet(Dataset[Batch]):
     def __init__(
         self,
         images: Sequence[str],
-        labels: np.ndarray,
+        labels: np.ndarray | Targets,
         cache: ImageCache,
         *,
         seed: int = 0,
         augment: AugmentConfig | None = None,
     ) -> None:
-        self._images, self._labels, self._cache = list(images), torch.from_numpy(np.asarray(labels, np.float32)), cache
+        self._images, self._cache = list(images), cache
+        self._targets = labels if isinstance(labels, Targets) else Targets(labels, labels)
         self._seed, self._augment = seed, augment
 
     def __len__(self) -> int:
@@ -80,8 +82,10 @@ class ImageSet(Dataset[Batch]):
         valid = torch.from_numpy(np.stack([inside for _, inside in entries]))[:, None]
         if self._augment is not None:
             rngs = [np.random.default_rng([self._seed, epoch, i]) for epoch, i in places]
-            images, valid = apply_augment([sample_augment(rng, self._augment) for rng in rngs], images, valid)
-        return Batch(images, valid, self._labels[index], torch.tensor(index))
+            changes = [sample_augment(rng, self._augment, images.ndim - 2) for rng in rngs]
+            images, valid = apply_augment(changes, images, valid)
+        labels = torch.from_numpy(self._targets.at(places[0][0], index))  # all places of a batch are of one epoch
+        return Batch(images, valid, labels, torch.tensor(index))
 
 
 def make_loader(images: ImageSet, batch: int, *, seed: int = 0, shuffle: bool, workers: int = 0) -> DataLoader[Batch]:

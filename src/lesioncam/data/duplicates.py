@@ -1,7 +1,8 @@
 """Images that are nearly the same: copies with another compression, size, crop, frame, brightness, or mirrored.
 
 First the hashes name candidates, then aligned correlation of fine detail judges them; neighbouring slices of a patient
-pass the first and fail the second. The constants were chosen on planted copies (``benchmarks/duplicates.py``).
+pass the first and fail the second. A volume is judged by its middle slice. The constants were chosen on planted copies
+(``benchmarks/duplicates.py``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lesioncam.data.io import read_image
+from lesioncam.data.nifti import plane_of
 from lesioncam.data.table import Table
 from lesioncam.errors import ImageError, RunError
 from lesioncam.files import write_with
@@ -46,6 +48,8 @@ CORRELATION = 0.86
 """From this aligned correlation on two images are copies."""
 SMALL, SMALL_CORRELATION = 48, 0.97
 """Images with fewer pixels a side hold little detail in which they could differ: there it takes more."""
+TINY = 32
+"""With fewer still, all that is alike would be a candidate: only the very same pictures, plain or mirrored, are."""
 
 _VERSION = 1
 _ROWS = 2048  # prints matched by one thread at a time
@@ -135,7 +139,7 @@ def collect_prints(table: Table, *, progress: Callable[[int, int], object] | Non
 
 def _print_of(image: str) -> Print | None:
     try:
-        return image_print(read_image(image)) if image else None
+        return image_print(plane_of(read_image(image))) if image else None
     except ImageError:
         return None
 
@@ -190,7 +194,7 @@ def find_duplicates(
         parts = [*combinations(members, 2)]
     near = _Nearest(radius, _budget(budget, len(prints)))
     for first, second in parts:
-        near.add(prints.hashes, first, prints.hashes, second)
+        _seek(near, prints, first, prints, second)
     return _judge(prints, prints, near.candidates(), correlation)
 
 
@@ -215,7 +219,7 @@ def match_prints(
         Pairs in order: ``first`` is a position in the first set, ``second`` one in the second.
     """
     near = _Nearest(radius, _budget(budget, len(first) + len(second)))
-    near.add(first.hashes, np.flatnonzero(first.usable()), second.hashes, np.flatnonzero(second.usable()))
+    _seek(near, first, np.flatnonzero(first.usable()), second, np.flatnonzero(second.usable()))
     return _judge(first, second, near.candidates(), correlation)
 
 
@@ -257,6 +261,36 @@ class _Nearest:
         parts = self.parts or [Candidates(*[np.empty(0, int)] * 4)]
         whole = Candidates(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         return _those(whole, np.argsort(whole.distance, kind="stable")[: self.budget])
+
+
+def _seek(near: _Nearest, one: Prints, first: np.ndarray, two: Prints, second: np.ndarray | None) -> None:
+    """Candidates between some rows of two sets, or among ``first`` where ``second`` is None; tiny ones by sameness."""
+    tiny = first[one.sides[first] < TINY]
+    large = first[one.sides[first] >= TINY]
+    if second is None:
+        near.add(one.hashes, large, one.hashes, None)
+        near.add(one.hashes, large, one.hashes, tiny)
+        near.parts.append(_same(one, tiny, one, tiny))
+        return
+    near.add(one.hashes, large, two.hashes, second)
+    near.add(one.hashes, tiny, two.hashes, second[two.sides[second] >= TINY])
+    near.parts.append(_same(one, tiny, two, second[two.sides[second] < TINY]))
+
+
+def _same(one: Prints, first: np.ndarray, two: Prints, second: np.ndarray) -> Candidates:
+    """Pairs whose thumbnails are equal to the bit, plain or mirrored; within one set each pair once."""
+    homes: dict[bytes, list[int]] = {}
+    for place in second.tolist():
+        homes.setdefault(two.thumbs[place].tobytes(), []).append(place)
+    found = [
+        (place, other, mirror)
+        for place in first.tolist()
+        for mirror in (False, True)
+        for other in homes.get(np.ascontiguousarray(one.thumbs[place][:, :: -1 if mirror else 1]).tobytes(), ())
+        if one is not two or place < other
+    ]
+    columns = np.array(found, dtype=int).reshape(-1, 3).T
+    return Candidates(columns[0], columns[1], columns[2].astype(bool), np.zeros(len(found), dtype=np.int64))
 
 
 def _those(candidates: Candidates, chosen: np.ndarray) -> Candidates:

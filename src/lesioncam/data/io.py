@@ -6,6 +6,7 @@ JPEG                      turned as its EXIF orientation says
 TIFF                      integer or float, several pages by ``#index``; turned as its orientation tag says
 ``.mat``                  MATLAB v7.3 with the struct ``cjdata`` (stored transposed, turned back here)
 idx, idx.gz               the format of MNIST, one image by ``#index``
+NIfTI (.nii, .nii.gz)     a volume ``(D, H, W, 1)``; of a file with several, one by ``#index`` (see `nifti`)
 ========================  =========================================================================================
 
 1-bit images become 0 and 255; alpha is dropped; 32-bit integers and 64-bit floats become float32, everything else keeps
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from lesioncam.data.nifti import NIFTI_SUFFIXES, Volume, is_nifti, is_volume, read_grid, read_nifti
 from lesioncam.errors import ImageError
 
 if TYPE_CHECKING:
@@ -47,10 +49,10 @@ __all__ = [
     "validate_image",
 ]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".mat")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".mat", *NIFTI_SUFFIXES)
 """Suffixes a folder is searched for; files are recognised by their content."""
 
-SUPPORTED = "PNG, JPEG, TIFF, BMP, PGM/PPM, MATLAB v7.3 with cjdata (.mat), idx (.gz)"
+SUPPORTED = "PNG, JPEG, TIFF, BMP, PGM/PPM, MATLAB v7.3 with cjdata (.mat), idx (.gz), NIfTI (.nii, .nii.gz)"
 _PILLOW = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 _IDX_NAME = re.compile(r"(?:[.-]idx\d?(?:-ubyte)?(?:\.gz)?|\.gz)$", re.IGNORECASE)
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -74,14 +76,16 @@ class ImageInfo:
     """What an image file holds, as :func:`read_image` would return it.
 
     Attributes:
-        size: ``(H, W)`` in pixels.
+        size: ``(H, W)`` in pixels, or ``(D, H, W)`` in voxels.
         channels: 1 grey, 3 colour, or more.
         dtype: name of the array's type: ``uint8``, ``uint16``, ``int16`` or ``float32``.
+        spacing: of a volume, mm in the order of ``size``; None where the file does not say.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     channels: int
     dtype: str
+    spacing: tuple[float, ...] | None = None
 
     @property
     def depth(self) -> str:
@@ -90,7 +94,10 @@ class ImageInfo:
 
     @classmethod
     def of(cls, image: np.ndarray) -> ImageInfo:
-        """The same facts of an array ``(H, W)`` or ``(H, W, C)``."""
+        """The same facts of an array ``(H, W)``, ``(H, W, C)`` or a volume ``(D, H, W, C)``."""
+        if is_volume(image):
+            grid = image.grid if isinstance(image, Volume) else None
+            return cls(image.shape[:3], image.shape[3], str(image.dtype), None if grid is None else grid.spacing)
         return cls((image.shape[0], image.shape[1]), image.shape[2] if image.ndim == 3 else 1, str(image.dtype))
 
 
@@ -114,7 +121,8 @@ def read_image(path: str | Path) -> np.ndarray:
         path: the file; ``file#index`` picks one of several (TIFF pages, idx), counted from 0.
 
     Returns:
-        ``(H, W)`` grey or ``(H, W, C)`` colour without alpha, in the file's bit depth.
+        ``(H, W)`` grey or ``(H, W, C)`` colour without alpha, in the file's bit depth; NIfTI gives a volume
+        ``(D, H, W, 1)``, slices from foot to head as radiologists look at them (`lesioncam.data.nifti`).
 
     Raises:
         ImageError: if the file is missing, damaged, of an unknown format, or has no such index.
@@ -130,6 +138,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     file, index = split_index(path)
     with _reading(file):
+        if is_nifti(file):
+            return read_nifti(file, index)
         if file.suffix.lower() == ".mat":
             _expect_single(file, index)
             return read_cjdata(file)["image"]
@@ -154,10 +164,13 @@ def image_info(path: str | Path) -> ImageInfo:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGBA", (7, 5)).save(Path(folder) / "a.png")
         ...     image_info(Path(folder) / "a.png")
-        ImageInfo(size=(5, 7), channels=3, dtype='uint8')
+        ImageInfo(size=(5, 7), channels=3, dtype='uint8', spacing=None)
     """
     file, index = split_index(path)
     with _reading(file):
+        if is_nifti(file):
+            grid, kind = read_grid(file, index)
+            return ImageInfo(grid.size, 1, kind, grid.spacing)
         if file.suffix.lower() == ".mat":
             _expect_single(file, index)
             with _open_cjdata(file) as struct_:
@@ -177,14 +190,15 @@ def read_mask(paths: str | Path | Sequence[str | Path], size: Sequence[int]) -> 
     """Unite mask files: every pixel that is not zero in one of them is lesion.
 
     Grey, RGB, RGBA (alpha says nothing) and palette files (index not 0; where index 0 is not black, colour not black)
-    are read alike; in JPEG, which blurs, lesion begins at 128. A ``.mat`` file gives its ``cjdata/tumorMask``.
+    are read alike; in JPEG, which blurs, lesion begins at 128. A ``.mat`` file gives its ``cjdata/tumorMask``, a NIfTI
+    file a volume turned as `read_image` turns it: in it lesion is whatever is above 0, in whole or in real numbers.
 
     Args:
         paths: one file or several, each possibly ``file#index``.
-        size: ``(H, W)`` of the image they belong to.
+        size: ``(H, W)`` or ``(D, H, W)`` of the image they belong to.
 
     Returns:
-        ``(H, W)`` bool.
+        ``(*size)`` bool.
 
     Raises:
         ImageError: if a file cannot be read or has another size.
@@ -203,8 +217,9 @@ def read_mask(paths: str | Path | Sequence[str | Path], size: Sequence[int]) -> 
         mask = _one_mask(path)
         if mask.shape != union.shape:
             raise ImageError(
-                f"mask {path} is {_size(mask.shape)} but its image is {_size(union.shape)} (height x width); "
-                "save the mask in the image's own pixels."
+                f"mask {path} is {_size(mask.shape)} but its image is {_size(union.shape)} "
+                f"({'height x width' if union.ndim == 2 else 'slices x height x width'}); save the mask in the image's "
+                "own pixels."
             )
         union |= mask
     return union
@@ -556,6 +571,8 @@ def _one_mask(path: str | Path) -> np.ndarray:
             if mask is None:
                 raise ImageError(f"{file} has no cjdata/tumorMask; take it out of the mask column.")
             return np.asarray(mask)
+        if is_nifti(file):
+            return np.asarray(np.nan_to_num(np.asarray(read_nifti(file, index))[..., 0]) > 0)
         level, pixels = _mask_pixels(file, index, path)
     lesion = np.nan_to_num(pixels) >= level if level > 1 else (np.nan_to_num(pixels) != 0)
     return np.asarray(lesion.any(axis=2) if lesion.ndim == 3 else lesion)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lesioncam.config import PreprocessConfig, ResizeCropConfig, validated
+from lesioncam.data.nifti import Volume, as_volume, is_volume
 from lesioncam.errors import ImageError, ModelError
 from lesioncam.geometry import Geometry
 from lesioncam.types import Sample
@@ -20,7 +21,7 @@ from lesioncam.types import Sample
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Prepares", "Preprocess", "ResizeCrop", "display_image", "foreground_box"]
+__all__ = ["Prepares", "Preprocess", "ResizeCrop", "as_expected", "display_image", "foreground_box"]
 
 _GREY = np.array([0.2125, 0.7154, 0.0721])  # luminance of linear RGB, ITU-R BT.709
 _MARGIN = 0.02  # of the side, round a foreground crop
@@ -40,6 +41,12 @@ class Prepares(Protocol):
 class Preprocess:
     """Normalise, cut to the foreground (an option), letter-box.
 
+    A volume keeps the proportions of the body: voxels that are no cubes in the file are cubes in the input.
+
+    Attributes:
+        config: options.
+        axes: 2 refuses volumes, 3 refuses images; None takes both.
+
     Example:
         >>> image = np.zeros((40, 20), np.uint8)
         >>> image[10:30, 5:15] = 200
@@ -49,6 +56,7 @@ class Preprocess:
     """
 
     config: PreprocessConfig = field(default_factory=PreprocessConfig)
+    axes: int | None = None
 
     @classmethod
     def from_timm(cls, model: nn.Module, **changes: Any) -> ResizeCrop:
@@ -79,27 +87,76 @@ class Preprocess:
         """Prepare one decoded image.
 
         Args:
-            image: ``(H, W)`` or ``(H, W, C)``, any depth.
+            image: ``(H, W)``, ``(H, W, C)`` or a volume ``(D, H, W, C)``, any depth; where only volumes are taken, also
+                ``(D, H, W)``.
             name: for errors.
 
         Raises:
-            ImageError: if it is constant, not finite, or has a number of channels that cannot be used.
+            ImageError: if it is constant, not finite, a volume where images are expected (or the reverse), or has a
+                number of channels that cannot be used.
         """
         import torch
 
         options = self.config
+        image = as_expected(image, self.axes, name)
         planes = to_planes(image, options.channels, name)
         crop = foreground_box(planes[0]) if options.crop else None
-        size = (options.size,) * (planes.ndim - 1)
-        geometry = Geometry.letterbox(planes.shape[1:], size, crop=crop, centred=options.centred)
+        geometry = _letterbox(image, planes.shape[1:], crop, options)
         window: Any = (..., *(slice(a, b) for a, b in geometry.crop))
         inside = planes[window]
         low, high = _window(inside, image.dtype, options.normalise, name)
         clipped = np.clip(planes, low, high) if options.normalise == "percentile" else planes
-        scaled = _normal(clipped, inside, (low, high), options.normalise)
+        scaled = _filtered(_normal(clipped, inside, (low, high), options.normalise), options)
         tensor = torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))[None]
-        prepared = geometry.to_input(tensor, fill=float(scaled.min()))[0].numpy()
+        fill = float(scaled.min()) if options.padding is None else options.padding
+        prepared = _standardised(geometry.to_input(tensor, fill=fill)[0].numpy(), options)
         return Sample(prepared, geometry.valid(), geometry)
+
+
+def as_expected(image: np.ndarray, axes: int | None, name: str = "image") -> np.ndarray:
+    """A decoded image of the expected kind.
+
+    Args:
+        image: ``(H, W)``, ``(H, W, C)`` or ``(D, H, W, C)``; where volumes are expected, also ``(D, H, W)``.
+        axes: 2 for images, 3 for volumes, None for both.
+        name: for errors.
+
+    Raises:
+        ImageError: for the other kind.
+
+    Example:
+        >>> as_expected(np.zeros((4, 5, 6, 1)), 2, "a.nii.gz")
+        Traceback (most recent call last):
+        lesioncam.errors.ImageError: a.nii.gz is a volume (4 x 5 x 6), but this model takes images; ...
+    """
+    if axes == 3 and np.ndim(image) == 3:
+        return as_volume(image)
+    if axes is not None and np.ndim(image) in (2, 3, 4) and is_volume(image) != (axes == 3):
+        size = " x ".join(map(str, np.shape(image)[: 3 if is_volume(image) else 2]))
+        if axes == 2:
+            told = f"a volume ({size}), but this model takes images; use a model of volumes (--backbone monai:resnet10)"
+        else:
+            told = f"an image ({size}), but this model takes volumes; use a model of images (--backbone resnet18)"
+        raise ImageError(f"{name} is {told}.")
+    return image
+
+
+def _letterbox(
+    image: np.ndarray, native: tuple[int, ...], crop: tuple[tuple[int, int], ...] | None, options: PreprocessConfig
+) -> Geometry:
+    size = options.sides(len(native))
+    grid = image.grid if isinstance(image, Volume) else None
+    if grid is None:
+        return Geometry.letterbox(native, size, crop=crop, centred=options.centred)
+    return Geometry.letterbox(
+        native,
+        size,
+        crop=crop,
+        centred=options.centred,
+        spacing=grid.spacing,
+        affine=grid.array_affine,
+        aspect=grid.spacing,
+    )
 
 
 @dataclass(frozen=True)
@@ -277,11 +334,20 @@ def foreground_box(plane: np.ndarray) -> tuple[tuple[int, int], ...]:
 
 
 def display_image(image: np.ndarray) -> np.ndarray:
-    """An 8-bit picture of a decoded image for people, ``(H, W)`` or ``(H, W, 3)``: 0.5 to 99.5 % of its values."""
+    """An 8-bit picture of a decoded image for people, ``(H, W)`` or ``(H, W, 3)``: 0.5 to 99.5 % of its values.
+
+    Of a volume a stack of grey pictures ``(D, H, W)``, all on one scale: its first channel.
+    """
     pixels = np.asarray(image, dtype=np.float32)
+    if is_volume(image):
+        return _bytes(pixels[..., 0])
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3):
         pixels = pixels[..., 0]
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    return _bytes(pixels)
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
     low, high = np.percentile(pixels, (_DARK, _BRIGHT))
     if high <= low:
         low, high = float(pixels.min()), float(pixels.max()) or 1.0
@@ -313,3 +379,29 @@ def _normal(planes: np.ndarray, inside: np.ndarray, window: tuple[float, float],
         return np.asarray((planes - inside.mean()) / inside.std())
     low, high = window
     return np.asarray((planes - low) / (high - low))
+
+
+def _filtered(planes: np.ndarray, options: PreprocessConfig) -> np.ndarray:
+    """Equalised, then blurred, where asked for; channels apart."""
+    if options.equalise:
+        planes = np.stack([_ranks(plane) for plane in planes])
+    if options.blur:
+        from scipy.ndimage import gaussian_filter
+
+        planes = np.stack([gaussian_filter(plane, options.blur) for plane in planes])
+    return planes
+
+
+def _ranks(plane: np.ndarray) -> np.ndarray:
+    """Each value becomes the share of values up to it: histogram equalisation without bins."""
+    _, which, counts = np.unique(plane, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) / plane.size)[which].reshape(plane.shape))
+
+
+def _standardised(planes: np.ndarray, options: PreprocessConfig) -> np.ndarray:
+    """Each channel less its mean, divided by its standard deviation, where these are given."""
+    if not options.mean and not options.std:
+        return planes
+    along = (-1, *(1,) * (planes.ndim - 1))
+    mean = np.asarray(options.mean or (0,), np.float32).reshape(along)
+    return np.asarray((planes - mean) / np.asarray(options.std or (1,), np.float32).reshape(along))

@@ -16,6 +16,7 @@ from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import ControlMap
 from lesioncam.files import write_with
 from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
+from lesioncam.functional.calibration import log_odds
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.types import Box, CaseResult, Component, Heatmap, Threshold
 
@@ -29,8 +30,9 @@ COLUMNS: dict[str, str] = {
     "method": "text",  # the map method, or a control
     "state": "whole",  # as in the table: 1, 0, -1, blank
     "label": "real",  # after the policy; blank unknown
-    "logit": "real",
+    "logit": "real",  # before the sigmoid; of a softmax, of the class against all others
     "probability": "real",
+    "expected_grade": "real",  # of grades only: their places 0 ... K - 1, weighted by probability
     "decision_threshold": "real",
     "positive": "whole",
     "healthy": "whole",  # 1 if all classes are known to be negative
@@ -53,6 +55,9 @@ COLUMNS: dict[str, str] = {
     "false_alarm": "whole",  # healthy images only: 1 if the mask has any pixel
 }
 """Every column and its kind; a blank cell is undefined."""
+
+_LATER = ("expected_grade",)
+"""Columns that older files lack."""
 
 HIT = 0.5
 """The IoU from which a predicted box meets a truth box."""
@@ -186,6 +191,7 @@ def read_cases(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = frame.assign(**{name: "" for name in _LATER if name not in frame.columns})
         if missing := [name for name in COLUMNS if name not in frame.columns]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
         return frame.assign(**{name: _numbers(frame[name]) for name, kind in COLUMNS.items() if kind != "text"})
@@ -221,14 +227,17 @@ def _context(result: CaseResult, truth: Truth, k: int) -> dict[str, Any]:
 
 def _score(result: CaseResult, k: int) -> dict[str, Any]:
     return {
-        "logit": float(result.logits[k]),
+        "logit": float((log_odds(result.logits) if result.exclusive else result.logits)[k]),
         "probability": float(result.probabilities[k]),
+        "expected_grade": result.expected_grade,
         "decision_threshold": float(result.decisions[k].value),
         "positive": int(result.positive[k]),
     }
 
 
-_NO_SCORE: dict[str, Any] = dict.fromkeys(("logit", "probability", "decision_threshold", "positive"), NAN)
+_NO_SCORE: dict[str, Any] = dict.fromkeys(
+    ("logit", "probability", "expected_grade", "decision_threshold", "positive"), NAN
+)
 
 
 def _control_view(control: ControlMap, k: int) -> View:

@@ -28,6 +28,7 @@ from lesioncam.evaluation.summary import (
     case_tables,
     class_thresholds,
     exclusive_groups,
+    kappa_measure,
     mean_measure,
     patient_draws,
     per_class,
@@ -64,6 +65,7 @@ COMPARED = (
     "auroc",
     "average_precision",
     "balanced_accuracy",
+    "kappa_quadratic",
     "dice",
     "iou",
     "pointing_game",
@@ -163,13 +165,19 @@ def contenders_of(runs: Mapping[str, pd.DataFrame]) -> list[Contender]:
 
 
 def compare(
-    contenders: Sequence[Contender], *, exclusive: bool = False, draws: int = 2000, seed: int = 0
+    contenders: Sequence[Contender],
+    *,
+    exclusive: bool = False,
+    ordinal: bool = False,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Comparison:
     """Every metric of every contender on the images they share, and the paired difference of every two.
 
     Args:
         contenders: one or more, with different names.
         exclusive: as in `evaluation.summary.summarise`; only where no class is left out.
+        ordinal: likewise: kappa too.
         draws: of the bootstrap over patients, the same for all.
         seed: of the draws.
 
@@ -193,7 +201,7 @@ def compare(
     whole = exclusive and not any(common.classes_left_out.values())
     names = [one.name for one in contenders]
     values, differences = [], []
-    for column in _columns(common.tables, draw, exclusive=whole):
+    for column in _columns(common.tables, draw, exclusive=whole, ordinal=whole and ordinal):
         pairs = _differences(column, names, draw.owner)
         differences += pairs
         values += _values(column, names, draw.owner, pairs)
@@ -320,12 +328,15 @@ def _seen(values: Sequence[np.ndarray]) -> np.ndarray:
 # ---- values and their draws --------------------------------------------------------------------------------------
 
 
-def _columns(tables: Sequence[CaseTable], draws: Draws, *, exclusive: bool) -> Iterator[_Column]:
+def _columns(tables: Sequence[CaseTable], draws: Draws, *, exclusive: bool, ordinal: bool) -> Iterator[_Column]:
     """Metrics in the order of `COMPARED`; per class, then their mean, then any class."""
     measures = [dict(_measures(table, draws.weights, exclusive=exclusive)) for table in tables]
-    for metric in COMPARED:
+    if ordinal:
+        for each, table in zip(measures, tables, strict=True):
+            each["kappa_quadratic"] = kappa_measure(table, draws.weights)
+    for metric in [metric for metric in COMPARED if metric in measures[0]]:
         ones = [each[metric] for each in measures]
-        if metric != "balanced_accuracy" or not exclusive:
+        if metric != "kappa_quadratic" and (metric != "balanced_accuracy" or not exclusive):
             for k, label in enumerate(tables[0].classes):
                 yield _column(metric, label, [one.stats[:, k] for one in ones], [one.used[:, k] for one in ones])
         means = [nan_mean(one.stats) for one in ones]

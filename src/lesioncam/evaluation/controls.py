@@ -73,6 +73,8 @@ class MeanMask:
     def add(self, class_index: int, mask: np.ndarray) -> None:
         """Add one mask ``(*native)`` of any size by area averages; an empty one is passed over."""
         if np.any(mask):
+            if not self.images.any() and np.ndim(mask) != self.total.ndim - 1:  # the first one tells the axes
+                self.total = np.zeros((len(self.classes), *(FRAME,) * np.ndim(mask)))
             self.total[class_index] += _to_frame(np.asarray(mask, dtype=np.float64))
             self.images[class_index] += 1
 
@@ -80,6 +82,8 @@ class MeanMask:
         """Mean masks on a native grid, ``(K, *native)`` float32 in [0, 1], resized linearly; zeros without any mask."""
         import torch
 
+        if not self.images.any():
+            return np.zeros((len(self.classes), *native), dtype=np.float32)
         shape = (-1,) + (1,) * (self.total.ndim - 1)
         mean = self.total / np.maximum(1, self.images).reshape(shape)
         return np.asarray(resize(torch.from_numpy(mean)[None], tuple(native))[0].numpy())
@@ -281,8 +285,8 @@ class Ceiling(NamedTuple):
 STEPS = 150
 """Of the ascent to the ceiling; more change nothing (tests)."""
 
-MOST = 96
-"""Pixels per axis that the ascent looks at; the Dice it is judged by is that of all pixels."""
+MOST = {1: 96, 2: 96, 3: 40}
+"""Pixels per axis that the ascent looks at, by the number of axes; the Dice it is judged by is that of all pixels."""
 
 
 def resolution_ceiling(heatmap: Heatmap, mask: np.ndarray) -> Ceiling:
@@ -335,7 +339,7 @@ def _near(mask: np.ndarray, ways: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
         margin = 2 * -(-len(way) // way.shape[1])
         low, high = (max(0, hit[0] - margin), min(len(way), hit[-1] + 1 + margin)) if len(hit) else (0, len(way))
-        rows.append(np.arange(low, high, -(-(high - low) // MOST)))
+        rows.append(np.arange(low, high, -(-(high - low) // MOST[mask.ndim])))
     return mask[np.ix_(*rows)].astype(np.float32), [way[kept] for way, kept in zip(ways, rows, strict=True)]
 
 

@@ -26,8 +26,8 @@ from lesioncam.evaluation.summary import (
     Measure,
     case_tables,
     class_thresholds,
-    exclusive_groups,
     grid_of,
+    kappa_measure,
     mean_measure,
     measure_rows,
     one_row,
@@ -54,7 +54,6 @@ from lesioncam.functional.metrics import (
     brier,
     expected_calibration_error,
     f1_score,
-    kappa_quadratic,
     oracle_max_f1,
     probabilistic_f1,
     sensitivity_at_specificity,
@@ -236,6 +235,7 @@ def summarise_extended(
     sweeps: Sweeps,
     *,
     exclusive: bool,
+    ordinal: bool = False,
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -256,6 +256,7 @@ def summarise_extended(
         extended: as `read_extended` returns it.
         sweeps: the curves of the same rows.
         exclusive: one label per image: there is a kappa; its grades are "none" and then the classes in their order.
+        ordinal: `summarise` has the kappa already.
         draws: number of bootstrap draws.
         seed: of the draws.
 
@@ -287,7 +288,8 @@ def summarise_extended(
             *_segmentation(table, place, own, drawn.weights),
         ]
         if is_method(table.method):
-            rows += one_row(table, _kappa(table, drawn.weights), "macro", drawn.owner) if exclusive else []
+            graded = exclusive and not ordinal
+            rows += one_row(table, kappa_measure(table, drawn.weights), "macro", drawn.owner) if graded else []
             measures = [*_classification(table, drawn.weights), *measures]
         rows += [row for measure in measures for row in measure_rows(table, measure, drawn.owner)]
     return pd.DataFrame(rows, columns=list(METRICS))
@@ -397,14 +399,6 @@ def _sensitivity_at_90(scores: np.ndarray, labels: np.ndarray, weights: np.ndarr
 
 def _known(label: np.ndarray) -> np.ndarray:
     return (label == 0) | (label == 1)
-
-
-def _kappa(table: CaseTable, weights: np.ndarray) -> Measure:
-    """Quadratic weighted kappa; grade 0 is "none of the classes"."""
-    predicted, truth = exclusive_groups(table)
-    grades = len(table.classes) + 1
-    values = kappa_quadratic((predicted + 1) % grades, np.where(truth >= 0, (truth + 1) % grades, -1), grades, weights)
-    return Measure("classification", "kappa_quadratic", values[:, None], (truth >= 0)[:, None], np.full(1, np.nan))
 
 
 def _protocols(place: CaseTable, weights: np.ndarray) -> list[Measure]:

@@ -15,6 +15,7 @@ from lesioncam.functional.metrics import (
     average_precision,
     balanced_accuracy,
     interval,
+    kappa_quadratic,
     nan_mean,
     patient_weights,
     pr_curve,
@@ -37,6 +38,7 @@ __all__ = [
     "curves",
     "exclusive_groups",
     "grid_of",
+    "kappa_measure",
     "mean_measure",
     "measure_rows",
     "one_row",
@@ -111,7 +113,9 @@ class Measure(NamedTuple):
     thresholds: np.ndarray  # (K,)
 
 
-def summarise(cases: pd.DataFrame, *, exclusive: bool, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def summarise(
+    cases: pd.DataFrame, *, exclusive: bool, ordinal: bool = False, draws: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """Every metric of every method, per class and as macro mean, with 95 % intervals.
 
     Intervals are percentiles of a bootstrap over patients; all methods see the same draws, so they can be compared in
@@ -123,6 +127,7 @@ def summarise(cases: pd.DataFrame, *, exclusive: bool, draws: int = 1000, seed: 
         exclusive: one label per image: balanced accuracy is the mean recall of the arg-max over the classes. Where
             images without any positive class exist, they are a group of their own, predicted where no class reaches
             its decision threshold.
+        ordinal: the classes are grades, in order: quadratic-weighted kappa of the most likely one.
         draws: number of bootstrap draws.
         seed: of the draws.
 
@@ -139,6 +144,7 @@ def summarise(cases: pd.DataFrame, *, exclusive: bool, draws: int = 1000, seed: 
         measures = [*_localisation(table, weights), *_segmentation(table, weights)]
         if is_method(table.method):
             rows += one_row(table, _exclusive_accuracy(table, weights), "macro", owner) if exclusive else []
+            rows += one_row(table, kappa_measure(table, weights), "macro", owner) if ordinal else []
             measures = [*_classification(table, weights, exclusive=exclusive), *measures]
         rows += [row for measure in measures for row in measure_rows(table, measure, owner)]
         rows += one_row(table, _any_alarm(table, weights), "any", owner)
@@ -330,6 +336,14 @@ def _exclusive_accuracy(table: CaseTable, weights: np.ndarray) -> Measure:
     predicted, truth = exclusive_groups(table)
     values = balanced_accuracy(predicted, truth, weights)
     return Measure("classification", "balanced_accuracy", values[:, None], (truth >= 0)[:, None], np.full(1, np.nan))
+
+
+def kappa_measure(table: CaseTable, weights: np.ndarray) -> Measure:
+    """Quadratic weighted kappa of the arg-max; where images without any positive class exist, they are the grade 0."""
+    predicted, truth = exclusive_groups(table)
+    grades = len(table.classes) + 1
+    values = kappa_quadratic((predicted + 1) % grades, np.where(truth >= 0, (truth + 1) % grades, -1), grades, weights)
+    return Measure("classification", "kappa_quadratic", values[:, None], (truth >= 0)[:, None], np.full(1, np.nan))
 
 
 def mean_measure(task: str, metric: str, values: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> Measure:

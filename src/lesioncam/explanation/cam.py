@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lesioncam.config import AcamPool
 from lesioncam.explanation.explain import METHODS as ALL
 from lesioncam.explanation.explain import explain
-from lesioncam.models.checkpoint import TrainedClassifier
+from lesioncam.models.backbone import memory_format
+from lesioncam.models.checkpoint import ModelCard, TrainedClassifier
 from lesioncam.models.classifier import Classifier
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
-__all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explained"]
+__all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explained", "maps_are_logits"]
 
 LAYERLESS = ("cam", "occlusion", "rise", "integrated_gradients", "smoothgrad", "clear")
 """Methods that look at no layer, or at one that is not for choosing."""
@@ -53,7 +55,8 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
     """Image logits and the class activation map, from one forward pass and no gradient.
 
     The head is a 1x1 convolution, so its output is the CAM with the bias spread over the map: the pooled map is the
-    logit, and its sigmoid is a probability map on one scale for all images.
+    logit, and its sigmoid is a probability map on one scale for all images. Where attention along the axes pools
+    (ACAM), the map is the attentional one as its option ``combine`` says; only for ``mean`` is that a map of logits.
 
     Args:
         classifier: in eval mode.
@@ -71,9 +74,9 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
     if classifier.card.adopted is not None:
         return explained(classifier, sample, "cam")
     with torch.inference_mode():
-        images = torch.from_numpy(sample.image)[None].contiguous(memory_format=torch.channels_last)
+        images = torch.from_numpy(sample.image)[None].contiguous(memory_format=memory_format(sample.image.ndim - 1))
         output = classifier(images, torch.from_numpy(sample.valid)[None, None])
-    raw = output.class_maps[0].float().numpy()
+    raw = output.maps[0].float().numpy()
     heatmap = Heatmap(
         raw, classifier.classes, "cam", "head", sample.geometry, _scale(classifier, "cam"), classifier.card.origin
     )
@@ -118,7 +121,21 @@ def _scale(classifier: TrainedClassifier, method: str) -> Calibration | None:
     card = classifier.card
     if card.calibration is not None and card.config.map == method:
         return card.calibration
-    return Calibration.of_classifier(len(card.classes)) if method == "cam" else None
+    return Calibration.of_classifier(len(card.classes)) if maps_are_logits(card, method) else None
+
+
+def maps_are_logits(card: ModelCard, method: str) -> bool:
+    """Whether the sigmoid of a map is a probability as it is: of class maps that were not multiplied by attentions.
+
+    Example:
+        >>> from lesioncam.config import AcamPool, RunConfig
+        >>> cards = [ModelCard(("mass",), RunConfig(pooling=AcamPool(combine=way))) for way in ("mean", "product")]
+        >>> [maps_are_logits(card, "cam") for card in cards]
+        [True, False]
+    """
+    pooling = card.config.pooling
+    sharpened = card.adopted is None and isinstance(pooling, AcamPool) and pooling.combine != "mean"
+    return method == "cam" and not sharpened
 
 
 Method = Callable[[TrainedClassifier, Sample], Explained]

@@ -213,7 +213,7 @@ def _cam(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
 
 
 def _own_cam(twin: nn.Module, name: str, images: Tensor, asked: Asked) -> Heatmaps:
-    """The class maps of our own head."""
+    """The class maps of our own head, or what its attention made of them; checked by pooling the class maps."""
     output, inner = output_of(twin, name, images)
     if not isinstance(inner, ClassifierOutput) or inner.features is None:
         raise _no_cam("the classifier inside gives no class maps")
@@ -225,7 +225,7 @@ def _own_cam(twin: nn.Module, name: str, images: Tensor, asked: Asked) -> Heatma
         raise _no_cam("the pooled class maps are not these scores")
     picked = _picked(scores, asked.classes)
     head = f"{name}.head" if name else "head"
-    maps = _of_classes(inner.class_maps.float(), asked.classes)
+    maps = _of_classes(inner.maps.float(), asked.classes)
     return _result("cam", maps, picked, images, asked, layer=head, origin=_origin(twin, head))
 
 

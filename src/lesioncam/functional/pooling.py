@@ -1,6 +1,11 @@
 """Pooling of class logit maps ``s (N, K, *grid)`` to image logits ``(N, K)``, one code path for 1D, 2D and 3D.
 
-Reductions run in float32 with autocast off. Each takes ``valid (N, 1, *grid)`` bool: padding takes no part.
+All K classes in one call. Half precision is computed in float32, float64 stays; no operation here is one that autocast
+takes to half precision. Each takes ``valid (N, 1, *grid)`` bool: padding takes no part, as if it had been cut off.
+Poolings with weights of their own (attention, ACAM) are in :mod:`lesioncam.functional.attention`.
+
+The feature-space variants of the PCAM authors' code pool each channel of ``F (N, C, *grid)`` and then apply the linear
+head, ``lse_pool(F) @ W.T + b``: other functions (only for the mean the same), whose map does not give the logit.
 """
 
 from __future__ import annotations
@@ -13,7 +18,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["POOLINGS", "avg_pool", "lse_pool", "max_pool", "pcam_pool", "topq_pool"]
+__all__ = [
+    "POOLINGS",
+    "avg_pool",
+    "exp_pool",
+    "linear_pool",
+    "lse_pool",
+    "max_pool",
+    "noisy_or_pool",
+    "pcam_pool",
+    "topq_pool",
+]
+
+_FAINT = -20.0
+"""Below this logit ``softplus(s)`` is ``exp(s)`` but for the next term of its series, in float64 as well."""
 
 Maps = Float[Tensor, "n k *grid"]
 Valid = Bool[Tensor, "n 1 *grid"]
@@ -92,9 +110,104 @@ def lse_pool(maps: Maps, valid: Valid | None = None, *, sharpness: float = 10.0)
     """
     _positive("sharpness", sharpness, "avg, the limit 0")
     flat, known = _flat(maps, valid)
-    count = flat.new_tensor(float(flat.shape[-1])) if known is None else known.sum(-1).to(flat.dtype)
-    hidden = flat if known is None else flat.masked_fill(~known, -math.inf)
-    return (torch.logsumexp(sharpness * hidden, dim=-1) - count.log()) / sharpness
+    peak = _hidden(maps, valid).amax(-1, keepdim=True).detach()  # the signed maximum: max|s| would give -inf for s < 0
+    below = sharpness * (flat - peak)
+    if known is not None:
+        below = below.masked_fill(~known, -math.inf)
+    count = flat.shape[-1] if known is None else known.sum(-1)
+    rest = below.expm1() if known is None else below.expm1().masked_fill(~known, 0.0)
+    mean = rest.sum(-1) / count  # exact for a small r, where a mean of exp would round r away
+    near = mean > -0.5
+    bridge = torch.where(near, torch.where(near, mean, 0.0).log1p(), (below.exp().sum(-1) / count).log())
+    return peak.squeeze(-1) + bridge / sharpness
+
+
+def exp_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+    r"""Exponential softmax: each location weighs as much as its own exponential.
+
+    .. math:: \ell_k = \sum_x \omega_k(x)\, s_k(x) = \mathrm{LSE}_1(s_k) + \mathrm{KL}(\omega_k \| \mathrm{uniform}),
+        \qquad \omega_k = \mathrm{softmax}_x(s_k)
+
+    Args:
+        maps: class logit maps, ``(N, K, *grid)``.
+        valid: places that count, ``(N, 1, *grid)``; None counts all.
+
+    Returns:
+        Image logits, ``(N, K)`` float32, never below those of ``lse`` at sharpness 1 nor of ``pcam`` at temperature 1.
+
+    Reference:
+        Wang, Li & Metze, "A Comparison of Five Multiple Instance Learning Pooling Functions for Sound Event Detection
+        with Weak Labeling", ICASSP 2019 (there on probabilities).
+
+    Example:
+        >>> exp_pool(torch.tensor([[[0.0, math.log(3.0)]]]))                     # weights 1/4 and 3/4: .75 ln 3
+        tensor([[0.8240]])
+    """
+    flat, known = _flat(maps, valid)
+    return _weighed(flat, flat, known)
+
+
+def linear_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+    r"""Linear softmax: probabilities weigh themselves.
+
+    .. math:: \ell_k = \mathrm{logit} \frac{\sum_x p_k(x)^2}{\sum_x p_k(x)}
+        = \log \sum_x p_k(x)^2 - \log \sum_x p_k(x) (1 - p_k(x)), \qquad p = \sigma(s)
+
+    Computed from log-sigmoids: exact at any size, without a clamp. Its probability is that of PCAM's weights at
+    temperature 1, applied to probabilities. It is no weighted mean of ``s``.
+
+    Args:
+        maps: class logit maps, ``(N, K, *grid)``.
+        valid: places that count, ``(N, 1, *grid)``; None counts all.
+
+    Returns:
+        Image logits, ``(N, K)`` float32.
+
+    Reference:
+        Wang, Li & Metze, "A Comparison of Five Multiple Instance Learning Pooling Functions for Sound Event Detection
+        with Weak Labeling", ICASSP 2019.
+
+    Example:
+        >>> linear_pool(torch.tensor([[[0.0, math.log(3.0)]]]))                  # p = 1/2, 3/4: logit(.65)
+        tensor([[0.6190]])
+    """
+    flat, known = _flat(maps, valid)
+    yes, no = F.logsigmoid(flat), F.logsigmoid(-flat)
+    (top, above), (bottom, below) = _split_logsumexp(2 * yes, known), _split_logsumexp(yes + no, known)
+    return (top - bottom) + (above - below)  # in two parts, so that a constant map comes back without rounding
+
+
+def noisy_or_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+    r"""Noisy-or: the image is positive unless every location is negative.
+
+    .. math:: 1 - P_k = \prod_x (1 - \sigma(s_k(x))), \qquad \ell_k = \log(e^{a} - 1), \quad
+        a = \sum_x \log(1 + e^{s_k(x)})
+
+    It counts locations: a constant map does not come back as its own logit, and more background is a higher score.
+
+    Args:
+        maps: class logit maps, ``(N, K, *grid)``.
+        valid: places that count, ``(N, 1, *grid)``; None counts all.
+
+    Returns:
+        Image logits, ``(N, K)`` float32, never below ``max(s)``; one location gives its own logit.
+
+    Reference:
+        Maron & Lozano-Perez, "A Framework for Multiple-Instance Learning", NIPS 10, 1998.
+
+    Example:
+        >>> noisy_or_pool(torch.tensor([[[0.0, math.log(3.0)]]]))                # 1 - 1/2 * 1/4 = 7/8: ln 7
+        tensor([[1.9459]])
+    """
+    flat, known = _flat(maps, valid)
+    each = -F.logsigmoid(-flat)
+    faint = flat < _FAINT
+    low = flat.clamp(max=_FAINT)
+    log_each = torch.where(faint, low - low.exp() / 2, torch.where(faint, 1.0, each).log())
+    if known is not None:
+        each, log_each = each.masked_fill(~known, 0.0), log_each.masked_fill(~known, -math.inf)
+    total, log_total = each.sum(-1), log_each.logsumexp(-1)
+    return _log_expm1(total, log_total)
 
 
 def topq_pool(maps: Maps, valid: Valid | None = None, *, fraction: float = 0.02) -> Logits:
@@ -160,21 +273,21 @@ def pcam_pool(maps: Maps, valid: Valid | None = None, *, temperature: float = 0.
     """
     _positive("temperature", temperature, "max, the limit 0")
     flat, known = _flat(maps, valid)
-    evidence = F.logsigmoid(flat) / temperature
-    if known is not None:
-        evidence = evidence.masked_fill(~known, -math.inf)
-        flat = flat.masked_fill(~known, 0.0)
-    return (evidence.softmax(-1) * flat).sum(-1)
+    return _weighed(flat, F.logsigmoid(flat) / temperature, known)
 
 
 POOLINGS: dict[str, Callable[..., Tensor]] = {
     "avg": avg_pool,
+    "exp": exp_pool,
+    "linear": linear_pool,
     "lse": lse_pool,
     "max": max_pool,
+    "noisy_or": noisy_or_pool,
     "pcam": pcam_pool,
     "topq": topq_pool,
 }
-"""Every pooling by its name; options as keyword arguments, as in :mod:`lesioncam.config`."""
+"""Every pooling without weights of its own, by its name; options are keyword arguments, as in
+:mod:`lesioncam.config`. Those with weights are ``LEARNABLE`` in :mod:`lesioncam.models.pooling`."""
 
 
 def _flat(maps: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -187,6 +300,33 @@ def _flat(maps: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
 def _hidden(maps: Tensor, valid: Tensor | None) -> Tensor:
     flat, known = _flat(maps, valid)
     return flat if known is None else flat.masked_fill(~known, -math.inf)
+
+
+def _weighed(flat: Tensor, evidence: Tensor, known: Tensor | None) -> Tensor:
+    """Sum of the maps, weighed by the softmax of the evidence over the places that count."""
+    if known is not None:
+        evidence, flat = evidence.masked_fill(~known, -math.inf), flat.masked_fill(~known, 0.0)
+    return (evidence.softmax(-1) * flat).sum(-1)
+
+
+def _split_logsumexp(flat: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over places as two terms: the maximum, and what the sum adds to it."""
+    if known is not None:
+        flat = flat.masked_fill(~known, -math.inf)
+    peak = flat.amax(-1, keepdim=True).detach()
+    return peak.squeeze(-1), (flat - peak).exp().sum(-1).log()
+
+
+def _log_expm1(total: Tensor, log_total: Tensor) -> Tensor:
+    """``log(exp(a) - 1)`` of ``a >= 0`` and of its logarithm, which stays finite where ``a`` underflows to 0."""
+    large, small = total > math.log(2), total < 1e-3
+    upper = torch.where(large, total, 1.0)
+    middle = torch.where(large | small, 0.5, total)
+    high = upper + (-(-upper).exp()).log1p()
+    between = middle.expm1().log()
+    little = torch.where(small, total, 0.0)
+    tiny = log_total + little / 2 + little**2 / 24  # log((e^a - 1) / a), whose next term is a^4 / 2880
+    return torch.where(large, high, torch.where(small, tiny, between))
 
 
 def _share(n: int, fraction: float) -> int:

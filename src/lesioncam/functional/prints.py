@@ -7,6 +7,7 @@ fine detail, after the two pictures were laid over each other, can.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ SIDE = 80
 
 _REDUCED = 256  # shorter side to which large images are averaged first
 _COARSE = 128  # side of the grid on which the content is sought
+_WHOLE = 32  # images with fewer pixels a side are taken whole
 _FLAT = 0.15  # of the image's range: rows and columns that vary less are frame or air
 _SMALLEST = 0.2  # of a side; less content is a spot, and the whole image is taken
 _GREY = np.array([0.2125, 0.7154, 0.0721], dtype=np.float32)  # luminance of linear RGB, ITU-R BT.709
@@ -117,7 +119,9 @@ def _content(plane: np.ndarray) -> list[tuple[float, float]]:
     More stable than a box round Otsu's foreground: it does not move when brightness, contrast or the frame change; seen
     on a coarse grid of fixed size, so that it does not move with the resolution either.
     """
-    coarse = [_resampling(n, 0, n, _COARSE) for n in plane.shape]
+    if min(plane.shape) < _WHOLE:
+        return [(0, n) for n in plane.shape]
+    coarse = [_coarse(n) for n in plane.shape]
     smooth = gaussian_filter(coarse[0] @ plane @ coarse[1].T, 1.0, mode="nearest")
     low, high = np.percentile(smooth, (1, 99))
     box = [(0, _COARSE), (0, _COARSE)]
@@ -130,6 +134,12 @@ def _content(plane: np.ndarray) -> list[tuple[float, float]]:
         box[axis] = (start + int(lively[0]), start + int(lively[-1]) + 1)
     box = [(a + (a > 0), b - (b < _COARSE)) for a, b in box]  # the blur carried the picture one cell out
     return [(start * n / _COARSE, stop * n / _COARSE) for (start, stop), n in zip(box, plane.shape, strict=True)]
+
+
+@lru_cache(maxsize=32)
+def _coarse(size: int) -> np.ndarray:
+    """To the coarse grid; images of a set often have one size."""
+    return _resampling(size, 0, size, _COARSE)
 
 
 def _resampling(size: int, start: float, stop: float, cells: int) -> np.ndarray:

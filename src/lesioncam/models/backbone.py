@@ -1,10 +1,11 @@
-"""Any timm network as a feature extractor of a chosen stride."""
+"""Any timm network (images) or MONAI network (volumes) as a feature extractor of a chosen stride."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 
 from lesioncam.config import BackboneConfig
 from lesioncam.errors import ModelError
+from lesioncam.files import RunFolder
+from lesioncam.models.backbone3d import BUILDERS, build_trunk, load_foreign
+from lesioncam.models.strides import thin_out
 
-__all__ = ["ALIASES", "Alias", "Backbone", "build_backbone", "measure_origin"]
+__all__ = ["ALIASES", "Alias", "Backbone", "build_backbone", "measure_origin", "memory_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,30 +47,65 @@ ALIASES = {
 """Every short name; any timm name works as well."""
 
 _PROBE = 384
+_DENSE = re.compile(r"densenet\d+(\.\w+)?")
+"""Networks timm does not dilate; an earlier stage of them ends before its norm and ReLU, so the last one is taken."""
 _REFUSALS = (TypeError, AssertionError, NotImplementedError, ValueError)  # how timm says "cannot dilate"
 
 
 class Backbone(nn.Module):
-    """Features of one stage, ``(N, C_in, H, W) -> (N, C, H / stride, W / stride)``."""
+    """Features of one stage, ``(N, C_in, *S) -> (N, C, *S / stride)``.
 
-    def __init__(self, network: nn.Module, channels: int, stride: int, *, channels_last: bool) -> None:
+    Attributes:
+        axes: 2 for images ``(H, W)``, 3 for volumes ``(D, H, W)``.
+        channels: C.
+        stride: input pixels per cell.
+    """
+
+    def __init__(
+        self, network: nn.Module, channels: int, stride: int, *, channels_last: bool = False, axes: int = 2
+    ) -> None:
         super().__init__()
         self.network, self.channels, self.stride, self._channels_last = network, channels, stride, channels_last
+        self.axes = axes
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features after the stage's last activation."""
-        features: Tensor = self.network(images)[-1]
+        """Features after the stage's last activation.
+
+        Raises:
+            ModelError: for volumes where images are expected, and the reverse.
+        """
+        if images.ndim != self.axes + 2:
+            takes = "images (N, C, H, W); for volumes choose a 3D one, monai:resnet10 for instance"
+            if self.axes == 3:
+                takes = "volumes (N, C, D, H, W); for images choose a 2D one, resnet18 for instance"
+            raise ModelError(f"this backbone takes {takes}. It was given {tuple(images.shape)}.")
+        try:
+            found = self.network(images)
+        except AssertionError as error:  # how timm's transformers refuse a size
+            raise ModelError(f"the backbone does not take inputs of {tuple(images.shape[2:])}: {error}") from error
+        features: Tensor = found if isinstance(found, Tensor) else found[-1]
         return features.permute(0, 3, 1, 2).contiguous() if self._channels_last else features
 
 
+def memory_format(axes: int) -> torch.memory_format:
+    """How a batch of images (2 axes) or volumes (3) lies in memory so that convolutions are fastest.
+
+    Example:
+        >>> memory_format(2)
+        torch.channels_last
+    """
+    return torch.channels_last if axes == 2 else torch.channels_last_3d
+
+
 def build_backbone(config: BackboneConfig, channels: int, weights: str = "none") -> Backbone:
-    """Build a timm network that gives features of the asked stride.
+    """Build a network that gives features of the asked stride.
 
     Args:
-        config: name, stride (dilated where timm dilates, else the deepest stage of that stride) and timm options.
+        config: name, stride (dilated where timm dilates, else the deepest stage of that stride) and options; a name
+            ``monai:resnet10`` is a network for volumes.
         channels: input channels, any number.
-        weights: ``none`` (random), ``hub`` (timm's pretrained) or a file (safetensors, or a state dict read with
-            ``weights_only=True``).
+        weights: ``none`` (random), ``hub`` (timm's pretrained), a file (safetensors, or a state dict read with
+            ``weights_only=True``; for volumes MedicalNet's, for instance), or a run folder, whose backbone is taken.
 
     Raises:
         ModelError: for an unknown name or option, a stride that is not on offer (it lists those that are), or weights
@@ -77,8 +116,13 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
         >>> net(torch.zeros(2, 1, 64, 48)).shape
         torch.Size([2, 96, 8, 6])
     """
+    if Path(weights).is_dir():
+        return _continued(build_backbone(config, channels), Path(weights))
+    if config.axes == 3:
+        return _build_3d(config, channels, weights)
     config, options = _resolve(config)
     name = config.name
+    options = {**_FREE_SIZE.get(name.split("_", maxsplit=1)[0], {}), **options}
     pretrained = _pretrained(weights)
     network = _dilated(name, channels, {**options, **pretrained}, config.stride, config.stage)
     if network is None or network.feature_info.reduction()[-1] != config.stride:
@@ -87,6 +131,59 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
         _compact(network)
     form = str(getattr(network, "output_fmt", "NCHW"))
     return Backbone(network, network.feature_info.channels()[-1], config.stride, channels_last="NHWC" in form)
+
+
+_FREE_SIZE = {
+    **{family: {"dynamic_img_size": True} for family in ("vit", "deit", "deit3", "beit", "beitv2", "eva02")},
+    **{family: {"strict_img_size": False} for family in ("swin", "swinv2")},
+}
+"""What lets a family take inputs of any size that its patches allow, by the first part of the name."""
+
+
+def _build_3d(config: BackboneConfig, channels: int, weights: str) -> Backbone:
+    trunk, width = build_trunk(config.name.removeprefix("monai:"), config, channels)
+    if weights == "hub":
+        raise ModelError(
+            f"{config.name} has no weights on a hub; save a checkpoint once (MedicalNet's for the ResNets) and pass "
+            "--weights FILE, or start from random weights with --weights none."
+        )
+    if weights != "none":
+        load_foreign(trunk, _read_state(weights), weights)
+    return Backbone(trunk, width, config.stride, axes=3)
+
+
+def _continued(backbone: Backbone, run: Path) -> Backbone:
+    """The backbone of a run of ours."""
+    weights = RunFolder(run).weights
+    if not weights.is_file():
+        raise ModelError(
+            f"weights {str(run)!r}: no model in this folder; give a run's folder, a file, 'hub' or 'none'."
+        )
+    state = _read_state(str(weights))
+    own = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    load_foreign(backbone, own, str(run), stem="backbone.")
+    return backbone
+
+
+def _read_state(weights: str) -> dict[str, Any]:
+    """A state dict from a file; nothing in it is executed."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(weights).is_file():
+        raise ModelError(f"weights {weights!r}: no such file. Give a file, a run's folder, or 'none'.")
+    try:
+        if weights.endswith(".safetensors"):
+            return load_file(weights)
+        found = torch.load(weights, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"weights {weights!r} cannot be read as tensors ({reason}).") from error
+    if not isinstance(found, dict):
+        raise ModelError(
+            f"weights {weights!r} hold a {type(found).__name__}, not a state dict; save model.state_dict()."
+        )
+    return found
 
 
 def _resolve(config: BackboneConfig) -> tuple[BackboneConfig, dict[str, Any]]:
@@ -98,7 +195,7 @@ def _resolve(config: BackboneConfig) -> tuple[BackboneConfig, dict[str, Any]]:
         near = timm.list_models(f"*{alias.name}*")[:5] or _near(alias.name)
         raise ModelError(
             f"Unknown backbone {config.name!r}. Did you mean one of {', '.join(near)}? "
-            f"Any timm name works, or {', '.join(ALIASES)}."
+            f"Any timm name works, or {', '.join(ALIASES)}; for volumes monai: and {', '.join(BUILDERS)}."
         )
     settled = {
         "name": alias.name,
@@ -121,6 +218,11 @@ def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int, 
     dilation = {} if stride == 32 else {"output_stride": stride}
     stages = (-1,) if stage is None else (_stage(name, channels, options, stage),)
     try:
+        if _DENSE.fullmatch(name) and stage is None:
+            network = _create(name, channels, options, stages)
+            thin_out(network.children(), stride)
+            network.feature_info.info[network.feature_info.out_indices[-1]]["reduction"] = stride
+            return network
         return _create(name, channels, {**options, **dilation}, stages)
     except _REFUSALS as refusal:
         logger.debug("%s does not dilate to stride %d (%s).", name, stride, refusal)
@@ -191,7 +293,7 @@ def _deepest_stage(name: str, channels: int, options: dict[str, Any], stride: in
     return _create(name, channels, options, stages=(stage,))
 
 
-def measure_origin(backbone: Backbone, channels: int, size: int = _PROBE) -> tuple[float, float]:
+def measure_origin(backbone: Backbone, channels: int, size: int = _PROBE) -> tuple[float, ...]:
     """Where the first cell of the features really looks: the input pixel at the centre of its receptive field.
 
     Convolutions padded on both sides centre cell ``i`` on input pixel ``i * stride``, not on the middle of its tile: at
@@ -202,33 +304,50 @@ def measure_origin(backbone: Backbone, channels: int, size: int = _PROBE) -> tup
     Args:
         backbone: any.
         channels: of the input.
-        size: side of the probe, pixels; wide enough that the middle cell does not see the border.
+        size: side of the probe, pixels; wide enough that the middle cell does not see the border. A volume is probed
+            along one axis after the other, one cell thick in the others.
 
     Returns:
-        (down, right) in input pixels, to the nearest half; half-pixel centres where nothing can be measured
-        (attention looks everywhere).
+        Per axis (down, right; in 3D up, down, right), input pixels, to the nearest half; half-pixel centres where
+        nothing can be measured (attention looks everywhere).
 
     Example:
         >>> net = build_backbone(BackboneConfig(name="slim", stride=16), channels=1)
         >>> measure_origin(net, 1)
         (0.0, 0.0)
     """
-    tile = ((backbone.stride - 1) / 2,) * 2
+    axes = backbone.axes
+    tile = ((backbone.stride - 1) / 2,) * axes
     if any("attention" in type(module).__name__.lower() for module in backbone.modules()):
         return tile
     probe = _flattened(backbone)
-    images = torch.ones(1, channels, size, size, requires_grad=True)
+    if axes == 2:
+        return _looks_at(probe, (channels, size, size)) or tile
+    sides = [tuple(size if axis == long else backbone.stride for axis in range(axes)) for long in range(axes)]
+    found = [_looks_at(probe, (channels, *side)) or tile for side in sides]
+    return tuple(each[axis] for axis, each in enumerate(found))
+
+
+def _looks_at(probe: nn.Module, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+    """Where the middle cell looks, less its number times the stride; None where no weight reaches the input."""
+    images = torch.ones(1, *shape, requires_grad=True)
     with torch.enable_grad():
         features = probe(images)
         cells = [n // 2 for n in features.shape[2:]]
-        (gradient,) = torch.autograd.grad(features[0, :, cells[0], cells[1]].sum(), images)
+        (gradient,) = torch.autograd.grad(features[(0, slice(None), *cells)].sum(), images)
     weight = gradient.abs().sum((0, 1)).double()
     if not bool(torch.isfinite(weight).all()) or float(weight.sum()) == 0:
-        return tile
-    pixels = torch.arange(size, dtype=torch.float64)
-    centres = [float((weight.sum(1 - axis) * pixels).sum() / weight.sum()) for axis in (0, 1)]
-    down, right = (round(2 * (c - i * backbone.stride)) / 2 for c, i in zip(centres, cells, strict=True))
-    return down, right
+        return None
+    centres = []
+    for axis, cell in enumerate(cells):
+        along = weight.movedim(axis, 0).flatten(1).sum(1)
+        place = float((along * torch.arange(len(along), dtype=torch.float64)).sum() / along.sum())
+        centres.append(round(2 * (place - cell * probe.stride)) / 2)
+    return tuple(centres)
+
+
+_GATES = frozenset({"ChannelSELayer", "ResidualSELayer"})
+"""Gates of the whole map: they look everywhere, and at no place in particular."""
 
 
 def _flattened(backbone: Backbone) -> nn.Module:
@@ -236,13 +355,16 @@ def _flattened(backbone: Backbone) -> nn.Module:
     probe = copy.deepcopy(backbone).float().eval()
     for parent in list(probe.modules()):
         for name, module in parent.named_children():
-            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm) or type(module).__name__ in _GATES:
                 setattr(parent, name, nn.Identity())
-            elif isinstance(module, nn.MaxPool2d):  # on a flat image the maximum is its first place, which is no centre
-                mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
-                setattr(parent, name, mean)
+            elif isinstance(module, nn.MaxPool2d | nn.MaxPool3d):  # on a flat image the first place, which is no centre
+                mean: Any = nn.AvgPool2d if isinstance(module, nn.MaxPool2d) else nn.AvgPool3d
+                flat = mean(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+                setattr(parent, name, flat)
     for module in probe.modules():
-        if isinstance(module, nn.Conv2d):
+        if hasattr(module, "has_se"):
+            module.has_se = False  # type: ignore[assignment]
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -83,7 +83,9 @@ class TrainedClassifier(torch.nn.Module):
         super().__init__()
         self.network, self.card = network, card
         self.preprocess: Prepares = (
-            Preprocess(card.config.preprocess) if card.adopted is None else ResizeCrop(card.adopted.prepare)
+            Preprocess(card.config.preprocess, card.config.backbone.axes)
+            if card.adopted is None
+            else ResizeCrop(card.adopted.prepare)
         )
 
     @property

@@ -1,4 +1,7 @@
-"""Features -> class maps by a 1x1 convolution -> pooling -> logits: maps cost nothing, they come with the pass."""
+"""Features -> class maps by a 1x1 convolution -> pooling -> logits: maps cost nothing, they come with the pass.
+
+2D and 3D alike: the number of axes is the backbone's.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lesioncam.config import RunConfig
+from lesioncam.config import HeadConfig, RunConfig
 from lesioncam.models.backbone import Backbone, build_backbone
-from lesioncam.models.pooling import Pool, build_pool
+from lesioncam.models.pooling import Pool, Seen, build_pool
 from lesioncam.types import ClassifierOutput
 
 __all__ = ["Classifier", "build_classifier", "shrink_valid"]
+
+_CONVOLUTIONS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORMS: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class Classifier(nn.Module):
     """A classifier whose class maps and logits come from one forward pass.
 
-    ``pool(class_maps, features, valid) == logits`` exactly: nothing stands between the pooling and the logits.
+    ``pool(class_maps, features, valid) == logits`` exactly, in training as well: nothing stands between the pooling and
+    the logits. Batch norm and dropout come before the class maps, on the features.
 
     Args:
         backbone: images to features.
         classes: K.
         pool: class maps to logits.
+        head: norm and dropout.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, pool: Pool) -> None:
+    def __init__(self, backbone: Backbone, classes: int, pool: Pool, head: HeadConfig | None = None) -> None:
         super().__init__()
+        head = head or HeadConfig()
+        axes = backbone.axes
         self.backbone, self.pool = backbone, pool
-        self.head = nn.Conv2d(backbone.channels, classes, kernel_size=1)
+        self.norm = _NORMS[axes](backbone.channels) if head.norm == "batch" else nn.Identity()
+        self.head = _CONVOLUTIONS[axes](backbone.channels, classes, kernel_size=1)
+        self.dropout, self.per_class = head.dropout, head.classifier == "per_class"
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -38,17 +50,37 @@ class Classifier(nn.Module):
         """Run once.
 
         Args:
-            images: ``(N, C, H, W)``, prepared.
-            valid: ``(N, 1, H, W)`` bool, True where the input shows image and not padding; None takes all.
+            images: ``(N, C, *S)``, prepared.
+            valid: ``(N, 1, *S)`` bool, True where the input shows image and not padding; None takes all.
 
         Returns:
-            Logits ``(N, K)`` and class maps ``(N, K, h, w)``, both float32, before the sigmoid.
+            Logits ``(N, K)`` and class maps ``(N, K, *s)``, both float32, before the sigmoid; the features are what
+            both were made of.
         """
         features = self.backbone(images)
         with torch.autocast(images.device.type, enabled=False):  # maps and logits keep full precision
-            maps = self.head(features.float())
+            features = self.norm(features if features.dtype == torch.float64 else features.float())
+            maps, features = self._maps(features)
         inside = None if valid is None else shrink_valid(valid, maps.shape[2:])
-        return ClassifierOutput(self.pool(maps, features, inside), maps, inside, features)
+        logits = self.pool(maps, features, inside)
+        attended = self.pool.attended(maps, features, self.head.bias, inside)
+        return ClassifierOutput(logits, maps, inside, features, attended)
+
+    def _maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Class maps, and the features that the pooling is given.
+
+        Dropout leaves out whole channels, since the mean of a channel with holes is not that channel. One convolution
+        for each class is the same as one for all but for the draws, so the weights are kept in one in either case.
+        """
+        if not self.training or self.dropout == 0:
+            return self.head(features), features
+        if not self.per_class:
+            features = torch.feature_dropout(features, self.dropout, train=True)
+            return self.head(features), features
+        weight = self.head.weight.flatten(1)
+        drawn = F.dropout(weight.new_ones(len(features), *weight.shape), self.dropout)
+        maps = (weight * drawn) @ features.flatten(2) + self.head.bias[:, None]  # type: ignore[index]
+        return maps.unflatten(-1, features.shape[2:]), features
 
 
 def shrink_valid(valid: Tensor, grid: torch.Size | tuple[int, ...]) -> Tensor:
@@ -75,4 +107,8 @@ def build_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.backbone, config.preprocess.channels, weights or config.weights)
-        return Classifier(backbone, classes, build_pool(config.pooling, own_pool))
+        seen = Seen(backbone.channels, classes, backbone.axes)
+        with torch.random.fork_rng(devices=[]):  # whatever pools, backbone and head start alike
+            torch.manual_seed(config.seed + 1)
+            pool = build_pool(config.pooling, own_pool, seen)
+        return Classifier(backbone, classes, pool, config.head)

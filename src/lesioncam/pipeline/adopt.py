@@ -20,7 +20,7 @@ from lesioncam.files import RunFolder, write_text
 from lesioncam.lookup import find
 from lesioncam.models.adopted import TIMM, build_adopted, fill, read_weights, trust
 from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, save_classifier, update_card
-from lesioncam.pipeline.calibrate import classifier_subject, settle
+from lesioncam.pipeline.calibrate import check_scores, classifier_subject, settle
 from lesioncam.pipeline.explainer import Explainer, SelfTest
 from lesioncam.pipeline.folder import path_of, refuse_existing, remember_source, set_state, start
 from lesioncam.pipeline.measure import run_table, table_roles
@@ -80,6 +80,7 @@ def adopt(
     """
     folder, settled = RunFolder(Path(out)), config or RunConfig()
     parse_rule(settled.operating_point)
+    check_scores(settled)
     if map is not None:
         find(map, METHODS, "map method")
     refuse_existing(folder, overwrite=overwrite)
@@ -155,7 +156,7 @@ def _write_config(folder: RunFolder, config: RunConfig) -> None:
     write_text(folder.config, yaml.safe_dump({key: content[key] for key in _KEPT}, sort_keys=False))
 
 
-_KEPT = ("table", "map", "threshold", "operating_point", "calibration", "map_calibration", "seed", "draws")
+_KEPT = ("table", "task", "map", "threshold", "operating_point", "calibration", "map_calibration", "seed", "draws")
 
 
 def _settle(folder: RunFolder, classifier: TrainedClassifier, progress: Progress) -> None:

@@ -7,27 +7,49 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 from torch import Tensor
 
+from lesioncam.config import RunConfig
 from lesioncam.data.preprocess import display_image
+from lesioncam.errors import OptionError
 from lesioncam.evaluation.controls import CONTROLS, STILL, ControlMap, Cut, MeanMask, Scene
 from lesioncam.evaluation.few_shot import FewShotFit, FewShotHead
+from lesioncam.explanation.cam import maps_are_logits
 from lesioncam.files import RunFolder, read_json, write_json
-from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_temperature
+from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_softmax_temperature, fit_temperature
 from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, update_card
-from lesioncam.pipeline.case import look
+from lesioncam.pipeline.case import image_probabilities, look
 from lesioncam.pipeline.part import Part, Progress, Seen, Subject, run_key, silent
 from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
 from lesioncam.types import Calibration, CaseResult, Heatmap, Record, Threshold, Validation
 
-__all__ = ["Beside", "calibrate", "classifier_subject", "map_scale", "settle"]
+__all__ = ["Beside", "calibrate", "check_scores", "classifier_subject", "map_scale", "settle"]
 
 _SIZES = 3
 """Of so many image sizes at a time the still maps are kept."""
 
 _SEARCHED = "default"
 """Where thresholds come from while they are being searched."""
+
+
+def check_scores(config: RunConfig) -> None:
+    """Whether scores can be calibrated, learnt and compared as asked, given the task; before anything is trained.
+
+    Raises:
+        OptionError: naming the two options that do not go together.
+    """
+    if config.softmax and config.calibration in {"platt", "isotonic"}:
+        raise OptionError(
+            f"--calibration {config.calibration} bends each class on its own, but --task {config.task} has "
+            "probabilities that sum to 1; use temperature (one for all classes) or none."
+        )
+    if config.selects == "kappa" and not config.ordinal:
+        raise OptionError("--select kappa needs grades (--task ordinal); use auroc or loss.")
+    if config.softmax and config.loss.kind == "aucpr":
+        raise OptionError(
+            f"--loss aucpr bounds each class on its own, but --task {config.task} has classes that exclude each other; "
+            "use bce, focal or class_balanced, or --task multilabel."
+        )
 
 
 def classifier_subject(classifier: TrainedClassifier, digest: str = "") -> Subject:
@@ -85,7 +107,7 @@ def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject
     """
     who = part.validation()
     card = part.subject.card
-    if card.calibration is None and card.config.map != "cam":  # other maps are no logits, so they begin without a scale
+    if card.calibration is None and not maps_are_logits(card, card.config.map):  # these begin without a scale
         card = replace(card, calibration=map_scale(part, progress))
         part = replace(part, subject=rebuild(card))
     gathered = _gather(part, progress)
@@ -172,8 +194,18 @@ def _image_scale(card: ModelCard, found: _Gathered, who: Validation) -> Calibrat
     if kind == "none":
         return None
     scores = np.array(found.logits)
+    if card.config.softmax:
+        return _softmax_scale(scores, found.labels, who)
     pairs = [(scores[:, k], found.labels[:, k], None) for k in range(len(card.classes))]
     return fit_scale(kind, pairs, who)
+
+
+def _softmax_scale(logits: np.ndarray, labels: np.ndarray, who: Validation) -> Calibration:
+    """One temperature for all classes; 1 where there is nothing to fit."""
+    groups = np.where(np.isnan(labels).any(axis=1), -1, np.nan_to_num(labels).argmax(axis=1))
+    sharp = 1.0 / (fit_softmax_temperature(logits, groups) or 1.0)
+    count = logits.shape[1]
+    return Calibration((sharp,) * count, (0.0,) * count, "val", (), who.tuned_on, "temperature")
 
 
 def _map_scale(card: ModelCard, found: _Gathered, who: Validation) -> Calibration:
@@ -218,9 +250,7 @@ def fit_scale(
 
 
 def _decisions(card: ModelCard, found: _Gathered, who: Validation) -> tuple[Threshold, ...]:
-    logits = np.array(found.logits, dtype=np.float64)
-    scale = card.image_calibration
-    scores = expit(logits).astype(np.float32) if scale is None else scale.probability(logits.T).T
+    scores = image_probabilities(np.array(found.logits), card.image_calibration, softmax=card.config.softmax)
     rule = card.config.operating_point
     return tuple(
         Threshold(decision_threshold(column, truth, rule), "val", who.tuned_on)

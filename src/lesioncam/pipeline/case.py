@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import expit
+from scipy.special import softmax as _softmax
 
 from lesioncam.data.io import read_image, validate_image
 from lesioncam.errors import RunError
@@ -17,7 +18,16 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
-__all__ = ["analyse", "decisions_of", "look", "probabilities_of", "shown_scale", "thresholds_of", "unit_scale"]
+__all__ = [
+    "analyse",
+    "decisions_of",
+    "image_probabilities",
+    "look",
+    "probabilities_of",
+    "shown_scale",
+    "thresholds_of",
+    "unit_scale",
+]
 
 
 def analyse(
@@ -75,6 +85,7 @@ def look(
         heatmap=heatmap,
         segmentation=segmentation,
         features=features,
+        task=classifier.card.config.task,
     )
     return found, evidence
 
@@ -114,11 +125,35 @@ def unit_scale(evidence: np.ndarray, geometry: Geometry) -> Calibration:
 
 
 def probabilities_of(classifier: TrainedClassifier, logits: np.ndarray) -> np.ndarray:
-    """Image probabilities ``(K,)``: the sigmoid, or what was fitted on validation."""
-    scale = classifier.card.image_calibration
+    """Image probabilities ``(K,)`` of logits ``(K,)``: the sigmoid or softmax, or what was fitted on validation."""
+    card = classifier.card
+    return image_probabilities(logits, card.image_calibration, softmax=card.config.softmax)
+
+
+def image_probabilities(logits: np.ndarray, scale: Calibration | None, *, softmax: bool) -> np.ndarray:
+    """Image probabilities of one image or of many.
+
+    Args:
+        logits: ``(K,)`` or ``(n, K)``.
+        scale: fitted on validation; None is the plain sigmoid or softmax.
+        softmax: classes exclude each other: probabilities sum to 1, and a scale is a temperature, one for all classes.
+
+    Returns:
+        As ``logits``, float32.
+
+    Example:
+        >>> image_probabilities(np.log([1.0, 3.0]), None, softmax=True)
+        array([0.25, 0.75], dtype=float32)
+        >>> image_probabilities(np.array([0.0, 0.0]), None, softmax=False)
+        array([0.5, 0.5], dtype=float32)
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if softmax:
+        sharp = 1.0 if scale is None else np.asarray(scale.scale)
+        return np.asarray(_softmax(values * sharp, axis=-1), dtype=np.float32)
     if scale is None:
-        return np.asarray(expit(logits.astype(np.float64)), dtype=np.float32)
-    return scale.probability(logits.astype(np.float64))
+        return np.asarray(expit(values), dtype=np.float32)
+    return scale.probability(values.T).T
 
 
 def thresholds_of(classifier: TrainedClassifier, threshold: str | float = "val") -> tuple[Threshold, ...]:

@@ -80,7 +80,8 @@ def clear_figures(
         The three files.
 
     Raises:
-        LesioncamError: if the run has one class only, or no image of the split has exactly one positive class.
+        LesioncamError: if the run is on volumes or has one class only, or no image of the split has exactly one
+            positive class.
         RunError: if the split was not evaluated.
 
     Reference:
@@ -88,6 +89,11 @@ def clear_figures(
     """
     asked, folder = asked or ClearAsked(), RunFolder(Path(run))
     classifier = load_classifier(folder.root)
+    if classifier.card.config.backbone.axes == 3:
+        raise LesioncamError(
+            f"{folder.root} is a run on volumes; the figures of CLEAR are pictures. Its maps are drawn by lesioncam "
+            "predict --map clear, slice by slice."
+        )
     if len(classifier.classes) < 2:
         raise LesioncamError(
             f"{folder.root} knows {classifier.classes[0]!r} only; CLEAR says which of several classes responds. "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lesioncam.data.io import read_image, validate_image
 from lesioncam.data.preprocess import Prepares, display_image
 from lesioncam.errors import ImageError, LesioncamError, OptionError
-from lesioncam.explanation.cam import LAYERLESS, Padded
+from lesioncam.explanation.cam import LAYERLESS, Padded, maps_are_logits
 from lesioncam.explanation.capture import Target, private, quiet, ready, scores_of
 from lesioncam.explanation.explain import METHODS, explain
 from lesioncam.explanation.receptive import Cells, measure_cells
@@ -443,7 +443,8 @@ class Explainer:
         card = None if self._own is None else self._own.card
         if card is not None and card.config.map == self.method and card.calibration is not None:
             return card.calibration
-        return Calibration.of_classifier(len(self.classes)) if self.method == "cam" else None
+        logits = self.method == "cam" if card is None else maps_are_logits(card, self.method)
+        return Calibration.of_classifier(len(self.classes)) if logits else None
 
     def _where(self, grid: tuple[int, ...], sample: Sample) -> Cells | None:
         """Where cells look, measured once for each size of input; maps over pixels need no measuring."""

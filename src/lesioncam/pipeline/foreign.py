@@ -22,6 +22,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from lesioncam.data.io import read_image
+from lesioncam.data.nifti import read_nifti, sides_of
 from lesioncam.errors import GeometryError, ImageError, RunError, TableError
 from lesioncam.geometry import Geometry
 from lesioncam.models.checkpoint import ModelCard
@@ -260,7 +261,7 @@ def foreign_scale(maps: ForeignMaps, records: Sequence[Record], who: Validation 
     """
     seen: list[list[np.ndarray]] = [[] for _ in maps.classes]
     for record in records:
-        native = read_image(record.image).shape[:2]
+        native = sides_of(read_image(record.image))
         for k, one in enumerate(maps.read(record, native)):
             if one is not None:
                 seen[k].append(one.ravel())
@@ -346,6 +347,8 @@ def _read_nifti(path: Path) -> dict[str, np.ndarray]:
     values = np.asarray(nib.load(path).dataobj, dtype=np.float32)
     while values.ndim > 2 and values.shape[-1] == 1:
         values = values[..., 0]
+    if values.ndim == 3:  # of a volume: turned as the volume is
+        return {"map": np.asarray(read_nifti(path)[..., 0], dtype=np.float32)}
     return {"map": values.T}
 
 

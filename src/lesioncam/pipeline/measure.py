@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from lesioncam.config import RunConfig
 from lesioncam.data.io import read_image
+from lesioncam.data.nifti import as_volume
+from lesioncam.data.policy import policy_table
 from lesioncam.data.preprocess import display_image
 from lesioncam.data.table import SPLITS, Table, digest, read_table
 from lesioncam.errors import LesioncamError, OptionError, RunError
@@ -33,6 +36,7 @@ from lesioncam.pipeline.foreign import ForeignMaps, foreign_subject
 from lesioncam.pipeline.leaks import Leak, without_leaks
 from lesioncam.pipeline.part import Part, Progress, Seen, Subject, run_key, silent
 from lesioncam.pipeline.sanity import sanity_facts
+from lesioncam.reporting.slices import picture, shown_slice
 from lesioncam.types import CaseResult, Threshold
 
 __all__ = ["Asked", "digests_of", "load_subject", "measure", "run_table", "table_roles"]
@@ -241,7 +245,7 @@ class _Walk:
     def _score(self, seen: Seen) -> _Scored:
         """Everything about one image; called from several threads, so nothing of the walk is changed."""
         result, truth = seen.result, seen.truth
-        shortcut = Shortcut(result.classes)
+        shortcut = Shortcut(result.classes, seen.evidence.ndim - 1)
         shortcut.add(result.id, truth.patient, truth.labels, seen.evidence, seen.pixels, scores=result.logits.tolist())
         extended = None if self.extended is None else ExtendedCases()
         spacing = result.heatmap.geometry.spacing
@@ -297,12 +301,13 @@ def _fit(one: np.ndarray, native: tuple[int, ...]) -> np.ndarray:
 
 
 def _write_tables(place: Path, cases: pd.DataFrame, part: Part, walk: _Walk, asked: Asked) -> None:
-    config, exclusive = part.subject.card.config, part.table.exclusive
+    config = part.subject.card.config
+    exclusive = part.table.exclusive or config.softmax
     options: dict[str, Any] = {"exclusive": exclusive, "draws": config.draws, "seed": config.seed}
-    metrics = summarise(cases, **options)
+    metrics = summarise(cases, ordinal=config.ordinal, **options)
     if walk.extended is not None:
         walk.extended.save(place)
-        rest = summarise_extended(cases, *read_extended(place), **options)
+        rest = summarise_extended(cases, *read_extended(place), ordinal=config.ordinal, **options)
         metrics = pd.concat([metrics, rest], ignore_index=True)
     else:
         for stale in ("extended.csv", "sweeps.npz"):
@@ -321,12 +326,19 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
 
 
+PROBED = 5_000
+"""Training images the probes learn from at most, evenly spread over the table: they know some fifty numbers of each."""
+
+
 def _write_shortcut(place: Path, folder: RunFolder, walk: _Walk) -> None:
     """What the evidence outside the body, and two classifiers that cannot see a lesion, give away."""
     config = walk.part.subject.card.config
-    train = replace(walk.part, table=run_table(folder).split("train"))
+    whole = run_table(folder).split("train")
+    some = np.linspace(0, len(whole) - 1, min(PROBED, len(whole))).astype(int)
+    train = replace(walk.part, table=whole.take(some))
     if len(train.table):
-        walk.shortcut.train(probe_data((read_image(record.image), labels) for record, labels, _ in train.records()))
+        images = ((read_image(record.image), labels) for record, labels, _ in train.records())
+        walk.shortcut.train(probe_data(images, len(walk.grid)))
     write_json(place / "shortcut.json", walk.shortcut.result(draws=config.draws, seed=config.seed))
 
 
@@ -337,6 +349,8 @@ def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
     geometry = result.heatmap.geometry
     if geometry.whole is not None and geometry.shift is not None:  # resized as a whole, then cut
         extra |= {"whole": np.array(geometry.whole), "shift": np.array(geometry.shift)}
+    if geometry.aspect is not None:
+        extra["aspect"] = np.array(geometry.aspect)
     write_with(
         path,
         lambda p: np.savez_compressed(
@@ -353,25 +367,38 @@ def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
 
 
 def _write_gallery(part: Part, cases: pd.DataFrame, names: dict[str, str], place: Path, threshold: str | float) -> None:
-    """The chosen images once more, with pixels, for a report that needs the run folder only."""
+    """The chosen images once more, with pixels, for a report that needs the run folder only; of volumes one slice."""
     gallery = pick_gallery(cases)
     shown = dict(zip(gallery["image"], gallery["class"], strict=True))
+    cuts: dict[str, str] = {}
     rows = [i for i, name in enumerate(part.table.frame["id"]) if name in shown]
     for seen in replace(part, table=part.table.take(rows)).walk(threshold):
         result, truth = seen.result, seen.truth
         masks = [truth.masks.get(name, np.zeros(result.heatmap.geometry.native, dtype=bool)) for name in result.classes]
         known = [name in truth.masks or label == 0 for name, label in zip(result.classes, truth.labels, strict=True)]
-        _write_arrays(
-            place / "arrays" / names[result.id],
-            result,
-            image=display_image(seen.pixels),
-            shown=np.array([shown[result.id]]),
-            probability=_one_map(seen, shown[result.id]),
-            masks=result.segmentation.masks,
-            truth=np.stack(masks),
-            truth_known=np.array(known),
-        )
-    _write_csv(place / "gallery.csv", gallery.assign(file=[names[image] for image in gallery["image"]]))
+        pictures = {
+            "probability": _one_map(seen, shown[result.id]),
+            "masks": result.segmentation.masks,
+            "truth": np.stack(masks),
+        }
+        image = display_image(seen.pixels)
+        if seen.evidence.ndim == 4:
+            k = result.classes.index(shown[result.id])
+            grid, spacing = as_volume(seen.pixels).grid, result.heatmap.geometry.spacing
+            cut = shown_slice(seen.evidence[k], result.segmentation.masks[k], masks[k], spacing)
+            cuts[result.id] = f"slice {grid.slice_name(cut.axis, cut.place) if grid else cut.place} ({cut.why})"
+            image, pictures = picture(image, cut), {name: picture(stack, cut) for name, stack in pictures.items()}
+            pictures["slice"] = np.array([cut.axis, cut.place])
+        told, drawn = np.array([shown[result.id]]), place / "arrays" / names[result.id]
+        _write_arrays(drawn, result, image=image, shown=told, truth_known=np.array(known), **pictures)
+    reasons = ["; ".join(filter(None, [reason, cuts.get(image, "")])) for image, reason in _told(gallery)]
+    files = [names[image] for image in gallery["image"]]
+    _write_csv(place / "gallery.csv", gallery.assign(file=files, reason=reasons))
+
+
+def _told(gallery: pd.DataFrame) -> list[tuple[str, str]]:
+    """Image and reason of every row."""
+    return list(zip(gallery["image"].astype(str), gallery["reason"].astype(str), strict=True))
 
 
 def _one_map(seen: Seen, label: str) -> np.ndarray:
@@ -397,7 +424,8 @@ def _facts(part: Part, table: Table, cases: pd.DataFrame, key: bytes) -> dict[st
         "pooling": None if part.subject.foreign else card.config.pooling.kind,
         "classes": list(card.classes),
         "negative": list(table.negative),
-        "exclusive": table.exclusive,
+        "exclusive": table.exclusive or card.config.softmax,
+        "task": card.config.task,
         "images": len(images),
         "patients": int(images["patient"].nunique()),
         "healthy_images": int((images["healthy"] == 1).sum()),
@@ -405,6 +433,7 @@ def _facts(part: Part, table: Table, cases: pd.DataFrame, key: bytes) -> dict[st
         "images_by_split": {name: len(table.split(name)) for name in SPLITS},
         "patients_by_split": {name: len(set(digests_of(table.split(name), key))) for name in SPLITS},
         "label_counts": _label_counts(table),
+        "policy": _policy(table, card.config),
         "patient_rule": table.patient_rule,
         "thresholds": {
             n: {"value": t.value, "source": t.source} for n, t in zip(card.classes, thresholds, strict=False)
@@ -472,6 +501,15 @@ def _label_counts(table: Table) -> dict[str, dict[str, int]]:
             "unknown": int(np.isnan(states).sum()),
         }
     return counts
+
+
+def _policy(table: Table, config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What uncertain and blank labels became, class by class; nothing where there are none."""
+    told = policy_table(table, config.table)
+    if not (told["uncertain"] + told["blank"]).any():
+        return {}
+    rows = told.to_dict("records")
+    return {str(r["class"]): {key: str(r[f"{key}_becomes"]) for key in ("uncertain", "blank")} for r in rows}
 
 
 def _question(classes: Sequence[str]) -> str:

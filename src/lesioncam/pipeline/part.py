@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lesioncam.data.io import read_image
+from lesioncam.data.policy import targets_of
 from lesioncam.data.table import Table
 from lesioncam.errors import RunError
 from lesioncam.evaluation.cases import Truth
@@ -101,8 +102,8 @@ class Part:
     @cached_property
     def labels(self) -> np.ndarray:
         """``(n, K)`` after the run's policy; what nobody verified says nothing, where the table knows who checked."""
-        policy = self.subject.card.config.table
-        labels = self.table.labels(uncertain=policy.uncertain, blank=policy.blank)
+        config = self.subject.card.config
+        labels = targets_of(self.table, config.table, config.task).middle()
         verified = self.table.verified()
         if verified is not None:
             labels = np.where(verified[:, None], labels, np.float32(np.nan))

@@ -136,6 +136,8 @@ def _score(trained: TrainedClassifier, tried: _Tried) -> Callable[[Tensor], Tens
     network: nn.Module = trained.network
     if isinstance(network, Classifier):
         network = Padded(network, torch.from_numpy(tried.sample.valid)[None, None]).eval()
+    if trained.card.config.softmax:
+        return lambda images: scores_of(network(images)).softmax(dim=1)[:, tried.which]
     return lambda images: scores_of(network(images))[:, tried.which].sigmoid()
 
 

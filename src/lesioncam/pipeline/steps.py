@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from lesioncam.config import CustomPool, RunConfig, make_config
-from lesioncam.data.check import CheckReport, check_table, require
+from lesioncam.data.check import CheckReport, check_table, require, require_axes
+from lesioncam.data.policy import check_task, targets_of
 from lesioncam.data.split import split_table
 from lesioncam.data.table import SPLITS, Table, read_table
 from lesioncam.errors import OptionError, RunError, TableError
@@ -32,19 +33,32 @@ from lesioncam.models.checkpoint import (
 )
 from lesioncam.models.pooling import name_of
 from lesioncam.pipeline.adopt_maps import adopt_maps
-from lesioncam.pipeline.calibrate import calibrate
-from lesioncam.pipeline.case import analyse
+from lesioncam.pipeline.calibrate import calibrate, check_scores
+from lesioncam.pipeline.ensemble import gather
 from lesioncam.pipeline.folder import path_of, refuse_existing, remember_source, set_state, start
 from lesioncam.pipeline.measure import Asked, digests_of, measure, run_table, table_roles
 from lesioncam.pipeline.part import bars, run_key
 from lesioncam.pipeline.recipe import load_config
+from lesioncam.pipeline.views import Views
 from lesioncam.pipeline.write import Prediction, write_predictions
 from lesioncam.reporting.html import write_report
 from lesioncam.segmentation.threshold import parse_rule
 from lesioncam.training.fit import Plan, fit, plan
 from lesioncam.types import CaseResult, Chosen
 
-__all__ = ["Run", "demo", "evaluate", "evaluate_maps", "plan_run", "predict", "prepare", "report", "run", "train"]
+__all__ = [
+    "Prepared",
+    "Run",
+    "demo",
+    "evaluate",
+    "evaluate_maps",
+    "plan_run",
+    "predict",
+    "prepare",
+    "report",
+    "run",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +98,17 @@ class Run:
         return load_classifier(self.folder, pooling=pooling)
 
 
-def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True) -> tuple[Table, CheckReport]:
+class Prepared(NamedTuple):
+    """A table that was checked and has a split, and what the check found (its perceptual prints among it)."""
+
+    table: Table
+    found: CheckReport
+
+
+def prepare(table: Table | Prepared | str | Path, config: RunConfig, *, files: bool = True) -> Prepared:
     """Read where need be, check everything, and split by patient where the table has no split.
+
+    What was checked already is only asked whether it can be learnt from.
 
     Returns:
         The table with a split, and what the check found (its perceptual prints among it).
@@ -93,14 +116,15 @@ def prepare(table: Table | str | Path, config: RunConfig, *, files: bool = True)
     Raises:
         TableError: listing all that is wrong, with row numbers; near-identical images in two splits are wrong.
     """
-    ready, found = checked(table, config, files=files)
+    ready, found = table if isinstance(table, Prepared) else checked(table, config, files=files)
+    require_axes(found, config.backbone.axes)
     for name in ("train", "val"):
         if not len(ready.split(name)):
             raise TableError(
                 f"{ready.source}: no image is in split {name!r}; training needs train and val. Use `lesioncam split`."
             )
-    _require_two_sides(ready)
-    return ready, found
+    _require_two_sides(ready, config)
+    return Prepared(ready, found)
 
 
 def checked(
@@ -119,16 +143,16 @@ def checked(
     """
     if not isinstance(table, Table):
         table = read_table(table, config=config.table)
-    policy = config.table
-    found = check_table(table, files=files, duplicates=files, uncertain=policy.uncertain, blank=policy.blank)
+    found = check_table(table, files=files, duplicates=files, policy=config.table)
     require(found, learns=learns)
+    check_task(table, config.table, config.task)
     if not any(len(table.split(name)) for name in SPLITS):
-        table = split_table(table, policy.fractions, seed=config.seed, pairs=found.pairs)
+        table = split_table(table, config.table.fractions, seed=config.seed, pairs=found.pairs)
     return table, found
 
 
 def run(
-    table: Table | str | Path | None,
+    table: Table | Prepared | str | Path | None,
     out: str | Path,
     *,
     config: RunConfig | None = None,
@@ -140,7 +164,7 @@ def run(
     """Check, train, choose thresholds, evaluate on val, report.
 
     Args:
-        table: a table, or a file with one; None with ``resume``.
+        table: a table, or a file with one; None with ``resume``; or what :func:`prepare` gave, to check it only once.
         out: the run folder to make.
         config: all options; see ``options`` for single ones.
         resume: go on where an earlier run in ``out`` stopped; its own table and options are used.
@@ -173,7 +197,7 @@ def run(
 
 
 def train(
-    table: Table | str | Path | None,
+    table: Table | Prepared | str | Path | None,
     out: str | Path,
     *,
     config: RunConfig | None = None,
@@ -199,7 +223,7 @@ def train(
         refuse_existing(folder, overwrite=overwrite)
         if table is None:
             raise OptionError("no table was given; name one, or use --resume to go on with a run's own.")
-        given = path_of(table)
+        given = None if isinstance(table, Prepared) else path_of(table)
         ready, found = prepare(table, config)
         _check_network(config, own)
         start(folder, config, ready, overwrite=overwrite, found=found)
@@ -212,7 +236,7 @@ def train(
     card = ModelCard(
         classes=ready.classes,
         config=config,
-        exclusive=ready.exclusive,
+        exclusive=ready.exclusive or config.softmax,
         chosen=(Chosen("checkpoint", f"epoch {fitted.best_epoch}", met["val"]),),
         trained_on=met["train"],
         roles=table_roles(ready),
@@ -335,6 +359,7 @@ def recalibrate(
     card = load_classifier(folder.root, pooling=pooling).card
     settled = make_config(card.config, **options)
     parse_rule(settled.operating_point)
+    check_scores(settled)
     update_card(folder, config=settled, calibration=None, image_calibration=None)
     return calibrate(folder, pooling=pooling, progress=bars(wanted=progress)).card
 
@@ -345,7 +370,7 @@ def report(run: str | Path | Run, *, share: bool = False) -> Path:
 
 
 def predict(
-    classifier: TrainedClassifier | str | Path,
+    classifier: TrainedClassifier | str | Path | Run | Sequence[TrainedClassifier | str | Path | Run],
     inputs: Iterable[str | Path | np.ndarray],
     out: str | Path | None = None,
     *,
@@ -353,13 +378,15 @@ def predict(
     threshold: str | float = "val",
     map: str | None = None,  # noqa: A002 (the option's name everywhere)
     classes: Sequence[str] = (),
+    views: Views = "none",
     progress: bool = False,
     overwrite: bool = False,
 ) -> list[CaseResult]:
     """Maps, boxes and masks of new images; no labels needed.
 
     Args:
-        classifier: from :func:`lesioncam.load`, or a run folder.
+        classifier: from :func:`lesioncam.load`, or a run folder; several are an ensemble (see
+            `lesioncam.pipeline.ensemble`): the mean of their probabilities, thresholds called ``ensemble``.
         inputs: files (``file#index`` for one of several) or decoded images.
         out: write ``predictions.csv`` and what ``write`` asks for into this folder; None writes nothing.
         write: any of ``maps``, ``boxes``, ``masks``, ``overlay``, ``crops``.
@@ -367,6 +394,8 @@ def predict(
         map: map method; None is the run's own. What the run chose on validation holds for its own method only: maps of
             another are shown on, and cut at .5 of, their own range.
         classes: which classes are drawn; empty draws all.
+        views: ``none``, ``flip`` (the image and its mirror) or ``ten-crop``, averaged as an ensemble is; mirrored views
+            are a trap where a finding has a side.
         progress: show a bar.
         overwrite: replace an earlier prediction in ``out``.
 
@@ -376,7 +405,7 @@ def predict(
     Raises:
         LesioncamError: if an image cannot be read and there is no ``out`` to list it in, or none can be read at all.
     """
-    model = classifier if isinstance(classifier, TrainedClassifier) else load_classifier(classifier)
+    model = gather(classifier, views=views)
     images = list(inputs)
     if not images:
         raise OptionError("no image was given; name files, for instance slices/*.png.")
@@ -385,7 +414,7 @@ def predict(
         return write_predictions(model, images, asked, bars(wanted=progress))
     stream = iter(images)
     return [
-        analyse(model, image, threshold=threshold, method=map)
+        model.look(image, threshold=threshold, method=map)[0]
         for image in bars(wanted=progress)(stream, len(images), "predict")
     ]
 
@@ -434,12 +463,12 @@ def _split_own_pool(options: dict[str, Any]) -> tuple[OwnPool | None, dict[str, 
     return None, options
 
 
-def _require_two_sides(table: Table) -> None:
+def _require_two_sides(table: Table, config: RunConfig) -> None:
     """A class that training never sees on both sides cannot be learnt."""
-    states = table.split("train").states
-    for name, column in zip(table.classes, states.T, strict=True):
-        if not (column == 1).any() or not (column == 0).any():
-            side = "positive" if not (column == 1).any() else "negative"
+    labels = targets_of(table.split("train"), config.table, config.task).middle()
+    for name, column in zip(table.classes, labels.T, strict=True):
+        if not (column > 0).any() or not (column < 1).any():
+            side = "positive" if not (column > 0).any() else "negative"
             raise TableError(
                 f"{table.source}: class {name!r} has no {side} image in split 'train', so it cannot be learnt. "
                 f"Add some, leave the class out with --classes, or name what is no lesion with --negative."
@@ -451,6 +480,7 @@ def _check_network(config: RunConfig, own: OwnPool | None) -> None:
     from lesioncam.models.classifier import build_classifier
 
     parse_rule(config.operating_point)
+    check_scores(config)
     build_classifier(config, 1, own_pool=own)
     if config.tensorboard and find_spec("tensorboard") is None:
         raise RunError(

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from lesioncam.data.io import read_mask
+from lesioncam.data.io import read_mask, split_index
+from lesioncam.data.nifti import is_nifti, read_grid
 from lesioncam.evaluation.cases import Truth
-from lesioncam.types import Record
+from lesioncam.types import Box, Record
 
-__all__ = ["read_masks", "read_readers", "read_truth"]
+__all__ = ["read_boxes", "read_masks", "read_readers", "read_truth"]
 
 
 def read_masks(
@@ -23,7 +24,7 @@ def read_masks(
         record: the table's row.
         classes: K names.
         labels: ``(K,)``, after the policy of the run.
-        size: native size of the image, ``(H, W)``.
+        size: native size of the image, ``(H, W)`` or ``(D, H, W)``.
 
     Raises:
         ImageError: for a mask that cannot be read.
@@ -51,9 +52,18 @@ def read_truth(
         patient=patient,
         split=str(record.split),
         masks=read_masks(record, classes, labels, size),
-        boxes=record.boxes,
+        boxes=read_boxes(record),
         readers=read_readers(record, classes, labels, size),
     )
+
+
+def read_boxes(record: Record) -> tuple[Box, ...]:
+    """Truth boxes of one record; those of a volume, which the table has in the file's voxels, in the array's."""
+    path, index = split_index(record.image)
+    if not record.boxes or not is_nifti(path):
+        return record.boxes
+    grid, _ = read_grid(path, index)
+    return tuple(replace(box, box=grid.box_from_file(box.box)) for box in record.boxes)
 
 
 def read_readers(

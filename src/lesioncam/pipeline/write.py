@@ -1,5 +1,8 @@
 """What ``predict`` leaves behind: predictions.csv, maps, masks, overlays, crops; a broken image is listed, not fatal.
 
+Of a volume, maps and masks are NIfTI files on the grid of the file they belong to, boxes are in its voxels
+``[i0, j0, k0, i1, j1, k1]``; overlays show one slice, which the column ``slice`` names, crops that of each peak.
+
 Maps without a calibrated scale (a method the run has no thresholds for) are shown on their own range, which every file
 says: ``unit`` in place of ``probability``.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +22,19 @@ import pandas as pd
 from PIL import Image
 
 from lesioncam.data.io import read_image
+from lesioncam.data.nifti import VolumeGrid, as_volume, save_nifti, stem_of
 from lesioncam.data.preprocess import display_image
 from lesioncam.errors import ImageError, LesioncamError, OptionError, RunError
 from lesioncam.explanation.cam import METHODS
-from lesioncam.files import write_with
+from lesioncam.files import write_json, write_with
 from lesioncam.lookup import find
-from lesioncam.models.checkpoint import TrainedClassifier
-from lesioncam.pipeline.case import look, shown_scale
+from lesioncam.pipeline.case import shown_scale
+from lesioncam.pipeline.ensemble import Ensemble
 from lesioncam.pipeline.part import Progress
 from lesioncam.reporting.overlay import overlay
-from lesioncam.segmentation.crops import hottest, square_crop
-from lesioncam.types import CaseResult
+from lesioncam.reporting.slices import Slice, boxes_in, picture, shown_slice
+from lesioncam.segmentation.crops import Crop, hottest, square_crop
+from lesioncam.types import CaseResult, Component
 
 __all__ = ["WRITERS", "Prediction", "write_predictions"]
 
@@ -85,6 +90,26 @@ class Drawn:
         return [k for k, label in enumerate(self.result.classes) if not self.named or label in self.named]
 
     @property
+    def grid(self) -> VolumeGrid | None:
+        """Of a volume, where its voxels lie in the file."""
+        return as_volume(self.pixels).grid if self.evidence.ndim == 4 else None
+
+    def slice(self, k: int) -> Slice | None:
+        """Of a volume, the slice that is shown of a class: most of its mask, else the highest response."""
+        if self.grid is None:
+            return None
+        return shown_slice(self.evidence[k], gated_masks(self.result)[k], spacing=self.grid.spacing)
+
+    def shown(self, k: int) -> dict[str, str]:
+        """The cell ``slice`` of a volume's row, in the numbers of its file; an image has none."""
+        cut, grid = self.slice(k), self.grid
+        return {} if cut is None or grid is None else {"slice": grid.slice_name(cut.axis, cut.place)}
+
+    def box(self, box: Sequence[float]) -> tuple[int, ...]:
+        """A box in the pixels or voxels of the file."""
+        return tuple(map(int, box if self.grid is None else self.grid.box_to_file(box)))
+
+    @property
     def scale(self) -> str:
         """What the maps are shown on: ``probability``, or ``unit``, each map's own range."""
         return "unit" if self.result.heatmap.calibration is None else "probability"
@@ -96,16 +121,18 @@ class Drawn:
 
 
 def write_predictions(
-    classifier: TrainedClassifier, images: Sequence[str | Path | np.ndarray], asked: Prediction, progress: Progress
+    classifier: Ensemble, images: Sequence[str | Path | np.ndarray], asked: Prediction, progress: Progress
 ) -> list[CaseResult]:
     """Predict and write.
 
     A mask is drawn for the classes whose image score reaches its threshold; the others get an empty one, and their row
     in ``predictions.csv`` says ``positive = 0``.
 
+    What several members or views made is said in ``members.json``.
+
     Raises:
         OptionError: for something that cannot be written.
-        RunError: if the folder holds an earlier prediction.
+        RunError: if the folder holds an earlier prediction, or a member has no thresholds.
         ImageError: if no image could be read; ``failed.csv`` says why for each.
     """
     for name in asked.write:
@@ -122,12 +149,13 @@ def write_predictions(
     for image, name in progress(iter(zip(images, names, strict=True)), len(images), "predict"):
         label = name if isinstance(image, np.ndarray) else str(image)
         try:
-            result, evidence = look(classifier, image, name=label, threshold=asked.threshold, method=asked.method)
+            result, evidence = classifier.look(image, name=label, threshold=asked.threshold, method=asked.method)
         except ImageError as error:
             logger.warning("%s", error)
             failed.append({"image": label, "reason": str(error)})
             continue
         pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
+        pixels = as_volume(pixels) if evidence.ndim == 4 else pixels
         drawn = Drawn(result, pixels, evidence, name, asked.classes)
         for kind in asked.write:
             crops += WRITERS[kind](drawn, asked.out)
@@ -136,6 +164,11 @@ def write_predictions(
     _write_csv(asked.out / "failed.csv", failed, ["image", "reason"])
     if not results:
         raise ImageError(f"none of the {len(images)} images could be used; {asked.out / 'failed.csv'} says why.")
+    members = asked.out / "members.json"
+    if classifier.plain:
+        members.unlink(missing_ok=True)
+    else:
+        write_json(members, classifier.describe())
     _write_csv(asked.out / "crops.csv", crops, ["image", "class", "crop", "box", "region", "peak", "scale"])
     _write_csv(asked.out / "predictions.csv", rows, list(rows[0]))
     return results
@@ -150,17 +183,22 @@ def gated_masks(result: CaseResult) -> np.ndarray:
 def _rows(drawn: Drawn) -> Iterator[dict[str, Any]]:
     result = drawn.result
     masks = gated_masks(result)
+    graded = {"expected_grade": round(result.expected_grade, 6)} if result.task == "ordinal" else {}
     for k, name in enumerate(result.classes):
         found = result.segmentation.boxes(name) if result.positive[k] else []
+        likeliest = {"predicted": int(k == result.probabilities.argmax()), **graded}
         yield {
             "image": result.id,
             "class": name,
             "probability": round(float(result.probabilities[k]), 6),
+            **(likeliest if result.exclusive else {}),
             "positive": int(result.positive[k]),
             "threshold": float(result.decisions[k].value),
             "map_threshold": float(result.segmentation.thresholds[k].value),
+            "map_source": result.segmentation.thresholds[k].source,
             "area": int(masks[k].sum()),
-            "boxes": json.dumps([list(box) for box in found]),
+            "boxes": json.dumps([list(drawn.box(box)) for box in found]),
+            **drawn.shown(k),
             "map": result.heatmap.method,
             "map_scale": drawn.scale,
         }
@@ -179,6 +217,11 @@ def _write_maps(drawn: Drawn, out: Path) -> Rows:
         "method": np.array(heatmap.method),
         "layer": np.array(heatmap.layer),
     }
+    if drawn.grid is not None:
+        for k in wanted:
+            place = out / "maps" / f"{drawn.name}_{_safe(heatmap.classes[k])}.nii.gz"
+            save_nifti(place, drawn.maps[k].astype(np.float32), drawn.grid)
+        return []
     write_with(out / "maps" / f"{drawn.name}.npz", lambda p: np.savez_compressed(p, **content))
     return []
 
@@ -186,6 +229,10 @@ def _write_maps(drawn: Drawn, out: Path) -> Rows:
 def _write_masks(drawn: Drawn, out: Path) -> Rows:
     masks = gated_masks(drawn.result)
     for k in drawn.wanted:
+        if drawn.grid is not None:
+            place = out / "masks" / f"{drawn.name}_{_safe(drawn.result.classes[k])}.nii.gz"
+            save_nifti(place, masks[k], drawn.grid)
+            continue
         picture = Image.fromarray(masks[k].astype(np.uint8) * 255)
         write_with(out / "masks" / f"{drawn.name}_{_safe(drawn.result.classes[k])}.png", picture.save)
     return []
@@ -195,8 +242,12 @@ def _write_overlays(drawn: Drawn, out: Path) -> Rows:
     shown, masks = display_image(drawn.pixels), gated_masks(drawn.result)
     for k in drawn.wanted:
         label = drawn.result.classes[k]
-        boxes = drawn.result.segmentation.boxes(label) if drawn.result.positive[k] else []
-        painted = overlay(shown, drawn.maps[k], mask=masks[k], boxes=boxes)
+        boxes: Sequence[Sequence[float]] = drawn.result.segmentation.boxes(label) if drawn.result.positive[k] else []
+        image, heat, mask = shown, drawn.maps[k], masks[k]
+        if (cut := drawn.slice(k)) is not None:
+            boxes = boxes_in(boxes, cut, len(mask))
+            image, heat, mask = (picture(each, cut) for each in (image, heat, mask))
+        painted = overlay(image, heat, mask=mask, boxes=boxes)
         write_with(out / "overlays" / f"{drawn.name}_{_safe(label)}.png", Image.fromarray(painted).save)
     return []
 
@@ -208,12 +259,24 @@ def _write_crops(drawn: Drawn, out: Path) -> Rows:
         label = result.classes[k]
         parts = result.segmentation.components[k] if result.positive[k] or label in drawn.named else ()
         for i, part in enumerate(hottest(parts, CROPS)):
-            crop = square_crop(drawn.pixels, part, CROP_SIZE)
+            crop = _crop(drawn, part)
             place = out / "crops" / f"{drawn.name}_{_safe(label)}_{i + 1}{_suffix(crop.pixels)}"
             write_with(place, _saver(crop.pixels))
             row = {"image": result.id, "class": label, "crop": place.name, "peak": round(crop.peak, 6)}
             rows.append(row | {"box": json.dumps(crop.box), "region": json.dumps(crop.region), "scale": drawn.scale})
     return rows
+
+
+def _crop(drawn: Drawn, part: Component) -> Crop:
+    """A square round a region; of a volume in the axial slice of its peak, boxes in the voxels of the file."""
+    if drawn.grid is None:
+        return square_crop(drawn.pixels, part, CROP_SIZE)
+    d, *place = part.place
+    x0, y0, _, x1, y1, _ = part.box
+    flat = replace(part, box=(x0, y0, x1, y1), place=tuple(place))
+    square = square_crop(np.asarray(drawn.pixels)[d, ..., 0], flat, CROP_SIZE)
+    around = (*square.box[:2], d, *square.box[2:], d + 1)
+    return replace(square, box=drawn.box(around), region=drawn.box(part.box))
 
 
 def _suffix(pixels: np.ndarray) -> str:
@@ -247,10 +310,7 @@ WRITERS: dict[str, Callable[[Drawn, Path], Rows]] = {
 def _unique_names(images: Sequence[str | Path | np.ndarray]) -> list[str]:
     """File names for outputs: the image's own stem, its folder before it where two would collide."""
     paths = [Path(f"image{i:04d}") if isinstance(image, np.ndarray) else Path(image) for i, image in enumerate(images)]
-    stems = [
-        _safe(path.name.replace("#", "_").removesuffix(path.suffix) if "#" not in path.name else path.name)
-        for path in paths
-    ]
+    stems = [_safe(path.name if "#" in path.name else stem_of(path)) for path in paths]
     names: list[str] = []
     for path, stem in zip(paths, stems, strict=True):
         name = stem if stems.count(stem) == 1 else _safe(f"{path.parent.name}_{path.name}")

@@ -96,11 +96,18 @@ def _data(run: Run, count: Count) -> list[Item]:
         Item("How images were prepared", _settings(_part(run.config, "preprocess"))),
         Item(
             "What was made of uncertain and missing labels",
-            f"uncertain: {table['uncertain']}; blank: {table['blank']}"
-            if {"uncertain", "blank"} <= set(table)
-            else None,
+            _policies(table) if {"uncertain", "blank"} <= set(table) else None,
         ),
     ]
+
+
+def _policies(table: Mapping[str, Any]) -> str:
+    said = []
+    for name in ("uncertain", "blank"):
+        single = [f"{label} {policy}" for label, policy in (table.get(f"{name}_for") or {}).items()]
+        said.append(f"{name}: {table[name]}" + (f" (but {', '.join(single)})" if single else ""))
+    noted = "; blanks of rows without a finding: 0, but for support devices"
+    return "; ".join(said) + (noted if table.get("no_finding") else "")
 
 
 def _reference(summary: Mapping[str, Any], count: Count) -> list[Item]:
@@ -171,8 +178,10 @@ def _training(run: Run) -> list[Item]:
     config, training = run.config, run.model.get("training", {})
     best = training.get("best_epoch")
     wanted = ("epochs", "batch", "learning_rate", "weight_decay", "patience", "class_weights", "precision")
+    chosen = {name: _named(_part(config, name)) for name in ("loss", "optimizer", "schedule")}
     return [
         Item("Augmentation", _settings(_part(config, "augment"))),
+        Item("Loss, optimiser and schedule", _settings({name: text for name, text in chosen.items() if text})),
         Item("Optimisation", _settings({key: config[key] for key in wanted if key in config})),
         Item("Seed", _text(run.provenance.get("seed", config.get("seed")))),
         Item("Which epoch was kept, and by what", None if best is None else f"epoch {best}, chosen on validation"),

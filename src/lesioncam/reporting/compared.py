@@ -217,8 +217,12 @@ def _data(run: Compared) -> Iterator[Told]:
     yield ("Data", "Patients in training, validation, test"), _three(patients)
     yield ("Data", "Who is who"), _said(summary.get("patient_rule"))
     yield ("Data", "Near-copies left out"), _said(summary.get("dropped"))
-    for key in ("uncertain", "blank", "negative"):
-        yield ("Data", f"Policy: {key}"), _said(run.config.get(f"table.{key}"))
+    for key in ("uncertain", "blank", "negative", "no_finding"):
+        yield ("Data", f"Policy: {key.replace('_', ' ')}"), _said(run.config.get(f"table.{key}"))
+    for key in ("uncertain", "blank"):
+        start = f"table.{key}_for."
+        for name in [name.removeprefix(start) for name in run.config if name.startswith(start)]:
+            yield ("Data", f"Policy: {key}, {name}"), _said(run.config[f"{start}{name}"])
 
 
 def _model(run: Compared) -> Iterator[Told]:
@@ -241,6 +245,8 @@ def _training(run: Compared) -> Iterator[Told]:
     yield (group, "Epoch kept (best on validation)"), _said(training.get("best_epoch"))
     yield (group, "Images seen in training"), _seen(training)
     yield (group, "Stopped by hand"), _said(training.get("interrupted"))
+    for choice in ("loss", "optimizer", "schedule"):
+        yield (group, choice.capitalize()), _choice(config, choice, "kind")
     known = ("seed", "batch", "epochs", "weights", "map", "threshold", "operating_point", *INCIDENTAL)
     for key in config:
         if key.startswith("augment."):

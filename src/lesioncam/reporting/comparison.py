@@ -147,7 +147,8 @@ def _result(runs: Sequence[Compared], seed: int, draws: int) -> _Result:
     contenders = contenders_of({run.name: run.cases for run in runs})
     exclusive = all(bool(run.summary.get("exclusive")) for run in runs)
     groups = repetitions(runs)
-    options: dict[str, Any] = {"exclusive": exclusive, "draws": draws, "seed": seed}
+    ordinal = all(run.summary.get("task") == "ordinal" for run in runs)
+    options: dict[str, Any] = {"exclusive": exclusive, "ordinal": ordinal, "draws": draws, "seed": seed}
     if _only_folds(runs, groups):
         parts = [compare([one], **options) for one in contenders]
         estimates = pd.concat([part.estimates for part in parts], ignore_index=True)

@@ -112,6 +112,7 @@ def history_plots(history: pd.DataFrame, best: int | None) -> list[Plot]:
     wanted = [
         ("Loss", {"train_loss": "training", "val_loss": "validation"}),
         ("AUROC on validation", {"val_auroc": "validation"}),
+        ("Kappa on validation", {"val_kappa": "validation"}),
     ]
     plots = [_history_plot(table, best, title, columns) for title, columns in wanted]
     return [plot for plot in plots if plot is not None]

@@ -62,6 +62,11 @@ POOLINGS = {
     "lse": "the log-sum-exp of the class map (sharpness {sharpness}) [@pinheiro2015lse]",
     "topq": "the mean of the highest values of the class map (fraction {fraction}) [@shen2021gmic]",
     "pcam": "probabilistic-CAM pooling (temperature {temperature}) [@ye2020pcam]",
+    "exp": "exponential-softmax pooling of the class map [@wang2019mil]",
+    "linear": "linear-softmax pooling of the probabilities of the class map [@wang2019mil]",
+    "noisy_or": "the noisy-or of the class map [@maron1998mil]",
+    "attention": "{gate} attention over the locations of the class map, {share} [@ilse2018attention]",
+    "acam": "attention along each axis of the class map [@wu2019acam], averaged over the axes",
     "custom": "a pooling of the authors' own ({name})",
 }
 FAMILIES = (
@@ -89,6 +94,7 @@ MEASURES = {
     "auroc": "area under the ROC curve, ties counting half [@hanley1982]",
     "average_precision": "average precision without interpolation [@davis2006]",
     "balanced_accuracy": "balanced accuracy [@brodersen2010]",
+    "kappa_quadratic": "Cohen's kappa with quadratic weights [@cohen1968kappa]",
     "dice": "the Dice coefficient of each image with a lesion [@dice1945]",
     "iou": "intersection over union [@jaccard1912]",
     "pointing_game": "the pointing game (hottest pixel inside the lesion, no tolerance) [@zhang2018excitation]",
@@ -153,15 +159,68 @@ def _training(own: Sequence[Described]) -> list[str]:
     known = [run for run in own if run.config.get("epochs")]
     if not known:
         return []
-    how = (
-        "The loss was the binary cross-entropy of each class over known labels, the optimiser AdamW "
-        "[@loshchilov2019adamw] with a one-cycle learning rate [@smith2019onecycle]."
-    )
     return [
-        how,
+        _each(known, "The loss was {}.", _learning),
         _each(known, "Training took {}.", _budget),
-        "The epoch with the highest validation AUROC was kept.",
+        _each(known, "The epoch with the {} was kept.", _kept),
     ]
+
+
+LOSSES = {
+    "bce": "the binary cross-entropy of each class over known labels",
+    "focal": "the focal loss (gamma {gamma}) [@lin2017focal] of each class over known labels",
+    "class_balanced": (
+        "the binary cross-entropy of each class over known labels, weighted by the effective number of images (beta "
+        "{beta}) [@cui2019balanced]"
+    ),
+    "aucpr": (
+        "a bound on the area under the precision-recall curve with {anchors} anchors [@eban2017nondecomposable], after "
+        "one epoch of binary cross-entropy"
+    ),
+}
+SOFTMAX_LOSSES = {
+    "bce": "the softmax cross-entropy over images of known class",
+    "focal": "the focal loss (gamma {gamma}) [@lin2017focal] of the softmax over images of known class",
+    "class_balanced": (
+        "the softmax cross-entropy over images of known class, weighted by the effective number of images (beta "
+        "{beta}) [@cui2019balanced]"
+    ),
+}
+OPTIMIZERS = {
+    "adamw": "AdamW [@loshchilov2019adamw]",
+    "adam": "Adam [@kingma2015adam]",
+    "sgd": "stochastic gradient descent",
+}
+SCHEDULES = {
+    "onecycle": "a one-cycle learning rate [@smith2019onecycle]",
+    "constant": "a constant learning rate",
+    "cosine": "a learning rate that fell along half a cosine [@loshchilov2017sgdr]",
+    "step": "a learning rate that fell in steps",
+    "plateau": "a learning rate that fell when the validation loss did not",
+}
+
+
+def _learning(run: Described) -> str:
+    config = run.config
+    losses = SOFTMAX_LOSSES if config.get("task") in {"multiclass", "ordinal"} else LOSSES
+    options = {key.removeprefix("loss."): value for key, value in config.items() if key.startswith("loss.")}
+    loss = losses.get(str(options.get("kind", "bce")), "")
+    optimizer = OPTIMIZERS.get(str(config.get("optimizer.kind", "adamw")), "")
+    schedule = SCHEDULES.get(str(config.get("schedule.kind", "onecycle")), "")
+    if not (loss and optimizer and schedule):
+        return ""
+    return f"{loss.format(**options)}, the optimiser {optimizer} with {schedule}"
+
+
+def _kept(run: Described) -> str:
+    asked = str(run.config.get("select", "auto"))
+    if asked == "auto":
+        asked = "kappa" if run.config.get("task") == "ordinal" else "auroc"
+    return {
+        "auroc": "highest validation AUROC",
+        "kappa": "highest quadratic-weighted kappa on validation [@cohen1968kappa]",
+        "loss": "lowest validation loss",
+    }.get(asked, "")
 
 
 def _foreign(runs: Sequence[Described]) -> list[str]:
@@ -246,6 +305,8 @@ def _pooling(run: Described) -> str:
     kind = str(run.config.get("pooling.kind", ""))
     options = {key.removeprefix("pooling."): value for key, value in run.config.items() if key.startswith("pooling.")}
     defaults = {"sharpness": "not recorded", "fraction": "not recorded", "temperature": "not recorded", "name": "own"}
+    options["gate"] = "gated" if options.get("gated", True) else "ungated"
+    options["share"] = "one for all classes" if options.get("shared") else "one for each class"
     return POOLINGS.get(kind, "").format(**{**defaults, **options})
 
 
@@ -253,9 +314,15 @@ def _backbone(run: Described) -> str:
     name = str(run.config.get("backbone.name", ""))
     if not name:
         return ""
-    cite = next((key for heads, key in FAMILIES if name.startswith(heads)), "wightman2019timm")
-    shown = "the first three stages of a narrow ResNet-10" if name == "slim" else name
-    return f"{shown} [@{cite}] with one cell per {run.config.get('backbone.stride', '?')} input pixels"
+    bare = name.removeprefix("monai:")
+    home = "wightman2019timm" if bare == name else "cardoso2022monai"
+    cite = next((key for heads, key in FAMILIES if bare.startswith(heads)), home)
+    shown = "the first three stages of a narrow ResNet-10" if name == "slim" else bare
+    stride = run.config.get("backbone.stride", "?")
+    if bare == name:
+        return f"{shown} [@{cite}] with one cell per {stride} input pixels"
+    source = "" if cite == home else f" of MONAI [@{home}]"
+    return f"the 3D {shown} [@{cite}]{source} with one cell per {stride} input voxels along each axis"
 
 
 def _start(run: Described) -> str:
@@ -270,7 +337,9 @@ def _budget(run: Described) -> str:
     config = run.config
     stop = f", ended after {config['patience']} without a better one" if config.get("patience") else ""
     size = config.get("preprocess.size")
-    inputs = f" of {size} x {size} pixels" if size else ""
+    volumes = str(config.get("backbone.name", "")).startswith("monai:")
+    sides = list(size) if isinstance(size, list | tuple) else [size] * (3 if volumes else 2)
+    inputs = f" of {' x '.join(map(str, sides))} {'voxels' if volumes else 'pixels'}" if size else ""
     return (
         f"at most {config['epochs']} epochs{stop}, with batches of {config.get('batch', '?')} images{inputs} and a "
         f"highest learning rate of {config.get('learning_rate', '?')}"
@@ -301,10 +370,21 @@ def _map(run: Described) -> str:
         )
     if method != "cam":
         return ""
+    if run.config.get("pooling.kind") == "acam":
+        return _attentional(str(run.config.get("pooling.combine", "not recorded")))
     seen = "that the pooling itself sees, " if run.config.get("pooling.kind") else "of its head, "
     return (
         f"the class activation maps [@zhou2016cam] {seen}resized linearly to the image and then put through the "
         "sigmoid, on one absolute scale for all images"
+    )
+
+
+def _attentional(combine: str) -> str:
+    way = {"mean": "mean", "product": "product", "geomean": "geometric mean", "min": "minimum"}.get(combine, combine)
+    end = "put through the sigmoid" if combine == "mean" else "put on one scale per class fitted on validation"
+    return (
+        f"the class activation maps multiplied by the {way} of the attentions along the axes [@wu2019acam], resized "
+        f"linearly to the image and then {end}"
     )
 
 
@@ -418,6 +498,22 @@ REFERENCES: dict[str, dict[str, str]] = {
         "Ye, Wenwu and Yao, Jin and Xue, Hui and Li, Yi",
         "Weakly Supervised Lesion Localization With Probabilistic-{CAM} Pooling", "arXiv preprint arXiv:2005.14480",
         2020),
+    "wang2019mil": _talk(
+        "Wang, Yun and Li, Juncheng and Metze, Florian",
+        "A Comparison of Five Multiple Instance Learning Pooling Functions for Sound Event Detection with Weak "
+        "Labeling", "IEEE International Conference on Acoustics, Speech and Signal Processing (ICASSP)", 2019,
+        pages="31--35"),
+    "maron1998mil": _talk(
+        "Maron, Oded and Lozano-P{\\'e}rez, Tom{\\'a}s", "A Framework for Multiple-Instance Learning",
+        "Advances in Neural Information Processing Systems 10", 1998, pages="570--576"),
+    "ilse2018attention": _talk(
+        "Ilse, Maximilian and Tomczak, Jakub M. and Welling, Max", "Attention-based Deep Multiple Instance Learning",
+        "International Conference on Machine Learning (ICML)", 2018, pages="2127--2136"),
+    "wu2019acam": _talk(
+        "Wu, Kai and Du, Bowen and Luo, Man and Wen, Hongkai and Shen, Yiran and Feng, Jianfeng",
+        "Weakly Supervised Brain Lesion Segmentation via Attentional Representation Learning",
+        "Medical Image Computing and Computer Assisted Intervention (MICCAI)", 2019,
+        doi="10.1007/978-3-030-32248-9_24"),
     "he2016resnet": _talk(
         "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
         "Deep Residual Learning for Image Recognition", CVPR, 2016, pages="770--778"),
@@ -446,6 +542,24 @@ REFERENCES: dict[str, dict[str, str]] = {
         "Wang, Weijun and Zhu, Yukun and Pang, Ruoming and Vasudevan, Vijay and Le, Quoc V. and Adam, Hartwig",
         "Searching for {MobileNetV3}", "IEEE International Conference on Computer Vision (ICCV)", 2019,
         pages="1314--1324"),
+    "lin2017focal": _talk(
+        "Lin, Tsung-Yi and Goyal, Priya and Girshick, Ross and He, Kaiming and Doll{\\'a}r, Piotr",
+        "Focal Loss for Dense Object Detection", "IEEE International Conference on Computer Vision (ICCV)", 2017),
+    "cui2019balanced": _talk(
+        "Cui, Yin and Jia, Menglin and Lin, Tsung-Yi and Song, Yang and Belongie, Serge",
+        "Class-Balanced Loss Based on Effective Number of Samples", CVPR, 2019),
+    "eban2017nondecomposable": _talk(
+        "Eban, Elad and Schain, Mariano and Mackey, Alan and Gordon, Ariel and Rifkin, Ryan and Elidan, Gal",
+        "Scalable Learning of Non-Decomposable Objectives",
+        "International Conference on Artificial Intelligence and Statistics (AISTATS)", 2017),
+    "kingma2015adam": _talk(
+        "Kingma, Diederik P. and Ba, Jimmy", "Adam: A Method for Stochastic Optimization", ICLR, 2015),
+    "loshchilov2017sgdr": _talk(
+        "Loshchilov, Ilya and Hutter, Frank", "{SGDR}: Stochastic Gradient Descent with Warm Restarts", ICLR, 2017),
+    "cohen1968kappa": _paper(
+        "Cohen, Jacob",
+        "Weighted Kappa: Nominal Scale Agreement with Provision for Scaled Disagreement or Partial Credit",
+        "Psychological Bulletin", 1968, volume="70", number="4", pages="213--220"),
     "loshchilov2019adamw": _talk(
         "Loshchilov, Ilya and Hutter, Frank", "Decoupled Weight Decay Regularization", ICLR, 2019),
     "smith2019onecycle": _talk(
@@ -513,6 +627,10 @@ REFERENCES: dict[str, dict[str, str]] = {
         "Paszke, Adam and Gross, Sam and Massa, Francisco and Lerer, Adam and Bradbury, James and Chanan, Gregory and "
         "others", "{PyTorch}: An Imperative Style, High-Performance Deep Learning Library",
         "Advances in Neural Information Processing Systems 32", 2019),
+    "cardoso2022monai": {
+        "type": "misc", "author": "Cardoso, M. Jorge and Li, Wenqi and Brown, Richard and others",
+        "title": "{MONAI}: An open-source framework for deep learning in healthcare", "year": "2022",
+        "doi": "10.48550/arXiv.2211.02701"},
     "wightman2019timm": {
         "type": "misc", "author": "Wightman, Ross", "title": "{PyTorch} Image Models", "year": "2019",
         "doi": "10.5281/zenodo.4414861", "howpublished": "https://github.com/huggingface/pytorch-image-models"},

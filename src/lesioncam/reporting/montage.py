@@ -17,6 +17,7 @@ from lesioncam.errors import RunError
 from lesioncam.files import write_with
 from lesioncam.reporting.overlay import PREDICTED, TRUTH, color_bar, heat_layer, line_layer, shrink
 from lesioncam.reporting.read import Case, kept_map, read_case, read_run
+from lesioncam.reporting.slices import Slice, boxes_in
 
 __all__ = ["HEAT", "Panel", "Row", "data_uri", "montage_row", "read_row", "readme_row"]
 
@@ -57,6 +58,9 @@ def read_row(case: Case) -> Row | None:
     arrays = read_case(case.arrays)
     layers = _layers(arrays, case.label)
     boxes = _boxes(case.row.get("boxes", ""))
+    if "slice" in arrays:  # of a volume
+        cut = Slice(int(arrays["slice"][0]), int(arrays["slice"][1]))
+        boxes = [list(box) for box in boxes_in(boxes, cut, int(arrays["native"][0]))]
     return montage_row(_small(layers), _scaled(boxes, layers["image"].shape))
 
 

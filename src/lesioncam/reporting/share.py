@@ -33,7 +33,9 @@ DEDUCED = "could be worked out from the other classes"
 VERBS = frozenset(
     {"run", "train", "calibrate", "evaluate", "report", "predict", "compare", "check", "split", "demo", "prepare"}
 )
-WORDS_KEPT = frozenset({"kind", "normalise", "uncertain", "blank", "name", "map", "threshold", "precision", "rule"})
+WORDS_KEPT = frozenset(
+    {"kind", "normalise", "uncertain", "blank", "name", "map", "threshold", "precision", "rule", "task", "select"}
+)
 """Options whose words come from a fixed list; any other word may be the name of a file, a column or a person."""
 PLAIN_WORD = re.compile(r"[A-Za-z0-9_.\-+=]{1,64}")
 
@@ -134,6 +136,7 @@ def _evaluation(one: Evaluation) -> Evaluation:
         "method": names.get(one.method, one.method),
         "question": "",
         "gallery_rule": "",
+        "policy": _nameless(one.summary.get("policy") or {}),
         "patient_rule": _rule(one.summary.get("patient_rule")),
         "leaks": [""] * len(one.summary.get("leaks", [])),
     }
@@ -151,6 +154,20 @@ def _evaluation(one: Evaluation) -> Evaluation:
         subgroups=subgroups,
         shortcut=_shortcut(one.shortcut),
     )
+
+
+def _nameless(policy: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """What labels became, without the name of the user's column and the number of its rows.
+
+    Example:
+        >>> _nameless({"mass": {"uncertain": "0.7", "blank": "0 in 3 rows (Anna), otherwise ignored"}})
+        {'mass': {'uncertain': '0.7', 'blank': '0 where no finding is noted, otherwise ignored'}}
+    """
+    noted = "0 where no finding is noted, otherwise ignored"
+    return {
+        label: {key: noted if " rows (" in said else str(said) for key, said in became.items()}
+        for label, became in policy.items()
+    }
 
 
 def _method_names(one: Evaluation) -> dict[str, str]:

@@ -183,6 +183,8 @@ class Maps:
         if (kept := kept_map(arrays, label)) is not None:
             return kept
         native = tuple(int(n) for n in arrays["native"])
+        if len(native) == 3:  # of a volume only the slice of its gallery is kept
+            return None
         evidence = self._geometry(native, arrays).to_native(arrays["raw"][k : k + 1], origin=self._origin())
         return self._scale(names, label).probability(evidence)[0]
 

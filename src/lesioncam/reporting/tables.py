@@ -31,6 +31,7 @@ __all__ = [
 SHORT = (
     ("classification", "auroc"),
     ("classification", "average_precision"),
+    ("classification", "kappa_quadratic"),
     ("segmentation", "dice"),
     ("segmentation", "iou"),
     ("localisation", "pointing_game"),
@@ -132,10 +133,13 @@ class Headline:
 
 
 def headlines(evaluation: Evaluation) -> list[Headline]:
-    """Dice, pointing game and AUROC, each beside its best control or chance."""
+    """Dice, pointing game and AUROC (of grades kappa as well), each beside its best control or chance."""
     label = evaluation.mean
     wanted = [("segmentation", "dice"), ("localisation", "pointing_game"), ("classification", "auroc")]
     found = [(task, metric, estimate(evaluation, task, metric, label)) for task, metric in wanted]
+    if evaluation.summary.get("task") == "ordinal":  # of all grades at once, hence under no class's name
+        metric = "kappa_quadratic"
+        found.insert(0, ("classification", metric, estimate(evaluation, "classification", metric, "macro")))
     shown = [(t, m, own) for t, m, own in found if own is not None and (own.known or own.hidden or m == "auroc")]
     return [_headline(evaluation, task, metric, own) for task, metric, own in shown]
 
@@ -152,7 +156,7 @@ def is_localised(evaluation: Evaluation) -> bool:
 
 
 def short_table(evaluation: Evaluation, count: Count) -> dict[str, Any] | None:
-    """The default table: a row per class, the six numbers that matter most, and what was counted."""
+    """The default table: a row per class, the numbers that matter most, and what was counted."""
     columns = [column for column in SHORT if _measured(evaluation, *column)]
     labels = _labels(evaluation, columns)
     rows = [(label, [estimate(evaluation, *column, label) for column in columns]) for label in labels]
@@ -237,6 +241,8 @@ def leak_rows(evaluation: Evaluation) -> tuple[list[str], int]:
 def _headline(evaluation: Evaluation, task: str, metric: str, own: Estimate) -> Headline:
     label = evaluation.mean
     mean = "mean of classes" if label == "macro" else label
+    if metric == "kappa_quadratic":
+        return Headline(metric_name(metric), own, "chance: 0.000", _verdict(own, 0.0, 0.0, "chance"))
     if task == "classification":
         return Headline(f"AUROC, {mean}", own, "chance: 0.500", _verdict(own, 0.5, 0.5, "chance"))
     best = best_control(evaluation.metrics, metric, label)

@@ -1,4 +1,4 @@
-"""Train a classifier with Lightning: best weights by validation AUROC, resumable to the bit on a CPU."""
+"""Train a classifier with Lightning: best weights by validation, resumable to the bit on a CPU."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from torch import Tensor
 from lesioncam.config import RunConfig
 from lesioncam.data.cache import ImageCache
 from lesioncam.data.dataset import ImageSet, make_loader
+from lesioncam.data.policy import Targets, targets_of
 from lesioncam.data.table import Table
 from lesioncam.errors import RunError
 from lesioncam.files import RunFolder
-from lesioncam.functional.losses import positive_weights
 from lesioncam.models.classifier import Classifier, build_classifier
+from lesioncam.training.losses import build_loss
 
 __all__ = ["Fitted", "Plan", "calm", "fit", "plan"]
 
@@ -106,15 +107,12 @@ def fit(
 
     started = time.monotonic()
     with _threads(config.threads), calm():
+        loss = build_loss(config, _targets(table.split("train"), config).middle())
         train, val = _sets(table, config)
         network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none" if resume else None)
-        network = network.to(memory_format=torch.channels_last)
-        weights = positive_weights(torch.from_numpy(_labels(table.split("train"), config)))
         batches = len(make_loader(train, config.batch, shuffle=True))
         steps = config.epochs * batches
-        module = ClassifierModule(
-            network, config, weights if config.class_weights else torch.ones_like(weights), max(steps, 2)
-        )
+        module = ClassifierModule(_laid_out(network), config, loss, max(steps, 2))
         watch, best = _callbacks(config, folder, progress=progress)
         stop = StopOnRequest()
         trainer = L.Trainer(
@@ -129,6 +127,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=max(1, batches),
+            gradient_clip_val=config.gradient_clip or None,
         )
         last = folder.log / "last.ckpt"
         go_on = str(last) if resume and last.is_file() else None
@@ -148,13 +147,14 @@ def plan(table: Table, config: RunConfig, *, own_pool: Callable[..., Tensor] | N
     import psutil
 
     from lesioncam.functional.losses import bce_loss
+    from lesioncam.training.modules import laid_out
 
     counts = {name: len(table.split(name)) for name in ("train", "val", "test")}
     with _threads(config.threads), torch.random.fork_rng(devices=[]):
-        network = build_classifier(config, len(table.classes), own_pool=own_pool, weights="none")
-        network = network.to(memory_format=torch.channels_last)
-        shape = (config.batch, config.preprocess.channels, config.preprocess.size, config.preprocess.size)
-        images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        network = _laid_out(build_classifier(config, len(table.classes), own_pool=own_pool, weights="none"))
+        sides = config.preprocess.sides(config.backbone.axes)
+        shape = (config.batch, config.preprocess.channels, *sides)
+        images = laid_out(torch.randn(shape))
         times = []
         for _ in range(3):
             begun = time.monotonic()
@@ -170,8 +170,14 @@ def plan(table: Table, config: RunConfig, *, own_pool: Callable[..., Tensor] | N
     return Plan(counts, parameters, steps * config.epochs, seconds, used + cached, disk)
 
 
-def _labels(part: Table, config: RunConfig) -> np.ndarray:
-    return part.labels(uncertain=config.table.uncertain, blank=config.table.blank)
+def _targets(part: Table, config: RunConfig) -> Targets:
+    return targets_of(part, config.table, config.task, config.seed)
+
+
+def _laid_out(network: Classifier) -> Classifier:
+    """Kernels in the layout that is fast for images, or for volumes."""
+    volumes = any(parameter.ndim == 5 for parameter in network.parameters())
+    return network.to(memory_format=torch.channels_last_3d if volumes else torch.channels_last)
 
 
 def _sets(table: Table, config: RunConfig) -> tuple[ImageSet, ImageSet]:
@@ -179,8 +185,8 @@ def _sets(table: Table, config: RunConfig) -> tuple[ImageSet, ImageSet]:
     train, val = table.split("train"), table.split("val")
     _warm_up(cache, [*train.frame["image"], *val.frame["image"]])
     return (
-        ImageSet(list(train.frame["image"]), _labels(train, config), cache, seed=config.seed, augment=config.augment),
-        ImageSet(list(val.frame["image"]), _labels(val, config), cache),
+        ImageSet(list(train.frame["image"]), _targets(train, config), cache, seed=config.seed, augment=config.augment),
+        ImageSet(list(val.frame["image"]), _targets(val, config).middle(), cache),
     )
 
 

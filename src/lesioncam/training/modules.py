@@ -12,37 +12,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesioncam.config import RunConfig
+from lesioncam.config import (
+    AdamOptimizer,
+    AdamwOptimizer,
+    ConstantSchedule,
+    CosineSchedule,
+    OneCycleSchedule,
+    PlateauSchedule,
+    RunConfig,
+    SgdOptimizer,
+    StepSchedule,
+)
 from lesioncam.files import write_text
-from lesioncam.functional.losses import bce_loss
-from lesioncam.functional.metrics import auroc
+from lesioncam.functional.calibration import log_odds
+from lesioncam.functional.losses import negative_map_loss
+from lesioncam.functional.metrics import auroc, kappa_quadratic
 from lesioncam.models.classifier import Classifier
+from lesioncam.training.losses import ImageLoss
 from lesioncam.types import Batch
 
-__all__ = ["ClassifierModule", "LearningCurves", "StopOnRequest"]
+__all__ = ["ClassifierModule", "LearningCurves", "StopOnRequest", "laid_out", "make_optimizer", "make_schedule"]
 
 TIE = 1e-4
-"""Epochs are ranked by validation AUROC; this much of the loss decides where it is equal, as when it is 1."""
+"""Epochs are ranked by validation AUROC or kappa; this much of the loss decides where it is equal, as when it is 1."""
 
 _STREAM = 7_919  # keeps the model's random stream apart from order and augmentation
 
 
-class ClassifierModule(L.LightningModule):
-    """Binary cross-entropy on image-level labels; randomness of step t follows from (seed, t) alone."""
+def laid_out(tensor: Tensor) -> Tensor:
+    """Channels last in memory, images and volumes alike, as convolutions run fastest; anything else as it is.
 
-    def __init__(self, network: Classifier, config: RunConfig, weights: Tensor, steps: int) -> None:
+    Example:
+        >>> [laid_out(torch.zeros(1, 2, *sides)).stride()[1] for sides in ((3, 4), (3, 4, 5))]
+        [1, 1]
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tensor.contiguous(memory_format=formats[tensor.ndim]) if tensor.ndim in formats else tensor
+
+
+class ClassifierModule(L.LightningModule):
+    """A classifier and its loss on image-level labels; randomness of step t follows from (seed, t) alone."""
+
+    def __init__(self, network: Classifier, config: RunConfig, loss: ImageLoss, steps: int) -> None:
         super().__init__()
-        self.network, self.options, self._steps = network, config, steps
-        self.weights: Tensor
-        self.register_buffer("weights", weights, persistent=False)
+        self.network, self.options, self.loss, self._steps = network, config, loss, steps
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """One step; dropout and its like are drawn from (seed, step)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed * _STREAM + self.global_step)
-            output = self.network(batch.images.contiguous(memory_format=torch.channels_last), batch.valid)
-        loss = bce_loss(output.logits, batch.labels, self.weights)
+            output = self.network(laid_out(batch.images), batch.valid)
+        loss: Tensor = self.loss(output.logits, batch.labels, self.current_epoch)
+        if self.options.dense_negative:
+            cold = negative_map_loss(output.class_maps, batch.labels, output.valid)
+            loss = loss + self.options.dense_negative * cold
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images))
         return loss
 
@@ -52,37 +76,88 @@ class ClassifierModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Keep logits and labels: loss and AUROC are of the whole split, not means over batches."""
-        output = self.network(batch.images.contiguous(memory_format=torch.channels_last), batch.valid)
+        output = self.network(laid_out(batch.images), batch.valid)
         self._seen.append((output.logits.float().cpu(), batch.labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and macro AUROC over the known labels."""
+        """Log loss, macro AUROC and (of grades) kappa over the known labels, and what the best epoch is chosen by."""
         logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        loss = float(bce_loss(logits, labels, self.weights.cpu()))
-        ranking = _macro_auroc(logits.numpy(), labels.numpy())
+        loss = float(self.loss.compare(logits.to(self.device), labels.to(self.device)))
+        scores, truth = logits.numpy(), labels.numpy()
+        found = {"auroc": _macro_auroc(log_odds(scores) if self.options.softmax else scores, truth)}
+        if self.options.ordinal or self.options.selects == "kappa":
+            found["kappa"] = _kappa(scores, truth)
         self.log("val_loss", loss, prog_bar=True)
-        self.log("val_auroc", ranking, prog_bar=True)
-        self.log("val_score", (0.0 if np.isnan(ranking) else ranking) - TIE * loss)
+        for name, value in found.items():
+            self.log(f"val_{name}", value, prog_bar=True)
+        ranking = found.get(self.options.selects, 0.0)
+        by_loss = self.options.selects == "loss"
+        self.log("val_score", -loss if by_loss else (0.0 if np.isnan(ranking) else ranking) - TIE * loss)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a one-cycle schedule; norms and biases do not decay."""
+        """What the configuration asks for; norms, biases and what a loss learns do not decay."""
         decayed = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": self.options.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": [*others, *self.loss.parameters()], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.options.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.options.learning_rate, total_steps=self._steps, pct_start=0.25
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer = make_optimizer(groups, self.options)
+        schedule = make_schedule(optimizer, self.options, self._steps)
+        return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Our batch is a frozen dataclass; move its tensors."""
         del dataloader_idx
         parts = (batch.images, batch.valid, batch.labels, batch.index)
         return Batch(*(part.to(device, non_blocking=True) for part in parts))
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: RunConfig) -> torch.optim.Optimizer:
+    """The optimiser a configuration names.
+
+    Args:
+        groups: parameters, each group with its own weight decay.
+        config: ``optimizer`` and ``learning_rate``.
+    """
+    rate = config.learning_rate
+    match config.optimizer:
+        case AdamwOptimizer():
+            return torch.optim.AdamW(groups, lr=rate)
+        case AdamOptimizer():
+            return torch.optim.Adam(groups, lr=rate)
+        case SgdOptimizer(momentum=momentum, nesterov=nesterov):
+            return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, steps: int) -> dict[str, Any] | None:
+    """The learning rate's way through a training, as Lightning takes it; None where it stays.
+
+    Args:
+        optimizer: whose rate it is.
+        config: ``schedule`` and ``learning_rate``.
+        steps: of the whole training.
+    """
+    schedules, way = torch.optim.lr_scheduler, config.schedule
+    match way:
+        case OneCycleSchedule():
+            steps += way.warmup * steps == 1  # torch divides by the steps of the way up, less one
+            cycle = schedules.OneCycleLR(
+                optimizer, max_lr=config.learning_rate, total_steps=steps, pct_start=way.warmup
+            )
+            return {"scheduler": cycle, "interval": "step"}
+        case CosineSchedule():
+            lowest = way.floor * config.learning_rate
+            cosine = schedules.CosineAnnealingLR(optimizer, T_max=steps, eta_min=lowest)
+            return {"scheduler": cosine, "interval": "step"}
+        case StepSchedule():
+            stairs = schedules.StepLR(optimizer, step_size=way.every, gamma=way.factor)
+            return {"scheduler": stairs, "interval": "epoch"}
+        case PlateauSchedule():
+            plateau = schedules.ReduceLROnPlateau(optimizer, factor=way.factor, patience=way.patience)
+            return {"scheduler": plateau, "interval": "epoch", "monitor": "val_loss"}
+        case ConstantSchedule():
+            return None
 
 
 class StopOnRequest(L.Callback):
@@ -125,6 +200,7 @@ class LearningCurves(L.Callback):
             "train_loss": seen["train_loss"],
             "val_loss": seen["val_loss"],
             "val_auroc": seen["val_auroc"],
+            **({"val_kappa": seen["val_kappa"]} if "val_kappa" in seen else {}),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(time.monotonic() - self._started, 3),
         }
@@ -142,9 +218,13 @@ class LearningCurves(L.Callback):
 
 
 def _macro_auroc(logits: np.ndarray, labels: np.ndarray) -> float:
-    values = []
-    for scores, truth in zip(logits.T, labels.T, strict=True):
-        known = np.isfinite(truth)
-        values.append(float(auroc(scores[known], truth[known] > 0.5)))
+    """Mean over the classes that have both sides; soft labels are no truth and take no part."""
+    values = [float(auroc(scores, truth)) for scores, truth in zip(logits.T, labels.T, strict=True)]
     defined = [v for v in values if np.isfinite(v)]
     return float(np.mean(defined)) if defined else float("nan")
+
+
+def _kappa(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Of the most likely grade, over the images whose grade is known."""
+    truth = np.where(np.isnan(labels).any(axis=1), -1, np.nan_to_num(labels).argmax(axis=1))
+    return float(kappa_quadratic(logits.argmax(axis=1), truth, logits.shape[1]))

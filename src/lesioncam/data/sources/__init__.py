@@ -6,18 +6,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from lesioncam.data.sources import figshare_brain, folder
+from lesioncam.data.sources import br35h, figshare_brain, folder, idrid, mnist, nih_cxr
 from lesioncam.data.sources.base import Source, SourceInfo
 from lesioncam.data.table import relative_to
 from lesioncam.errors import OptionError, TableError
 from lesioncam.files import write_with
 from lesioncam.lookup import find
 
-__all__ = ["SOURCES", "Source", "SourceInfo", "index_source", "write_index"]
+__all__ = ["SOURCES", "Source", "SourceInfo", "describe_source", "index_source", "write_index"]
 
 SOURCES = {
     "folder": Source(folder.INFO, folder.table),
+    "br35h": Source(br35h.INFO, br35h.table),
     "figshare-brain": Source(figshare_brain.INFO, figshare_brain.table),
+    "idrid": Source(idrid.INFO, idrid.table),
+    "idrid-lesions": Source(idrid.LESIONS_INFO, idrid.lesion_table),
+    "mnist": Source(mnist.INFO, mnist.table),
+    "nih-cxr": Source(nih_cxr.INFO, nih_cxr.table),
 }
 """A new data set: one file with ``INFO`` and ``table(root)``, one line here, one test."""
 
@@ -56,6 +61,24 @@ def index_source(spec: str | Path, *, labels: str | Path | None = None, on: str 
     if name != "folder":
         raise OptionError(f"{name} brings its own labels; --labels goes with a plain folder.")
     return folder.join(root, Path(labels), on)
+
+
+def describe_source(spec: str | Path) -> str:
+    """What a user should know of a public set: licence, citation, counts, traps; nothing for a plain folder.
+
+    Raises:
+        OptionError: if there is no such name.
+
+    Example:
+        >>> print(describe_source("mnist:DIR").splitlines()[1])
+        licence: free to use
+    """
+    name, _ = _parse(str(spec))
+    info = SOURCES[name].info
+    if name == "folder":
+        return ""
+    traps = "".join(f"  - {trap}\n" for trap in info.traps)
+    return f"{name}: {info.counts}\nlicence: {info.licence}\ncite: {info.citation}\ntraps:\n{traps}"
 
 
 def _parse(spec: str) -> tuple[str, Path]:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["Source", "SourceInfo"]
+from lesioncam.errors import TableError
+
+__all__ = ["NO_PATIENT", "Source", "SourceInfo", "last_share", "not_found"]
+
+NO_PATIENT = "patient (none)"
+"""Header of a column, left blank, by which a table says that nobody knows who is who (as ``--patient-from none``)."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +41,25 @@ class Source:
 
     info: SourceInfo
     table: Callable[[Path], pd.DataFrame]
+
+
+def not_found(name: str, root: Path, *looked: str) -> TableError:
+    """The error for a folder that is not what its name says: which files were looked for.
+
+    Example:
+        >>> not_found("br35h", Path("x"), "labels.csv", "tumour/").args[0]
+        'x is not the set br35h, or only a part of it; looked for labels.csv and tumour/.'
+    """
+    listed = " and ".join([", ".join(looked[:-1]), looked[-1]] if len(looked) > 1 else looked)
+    return TableError(f"{root} is not the set {name}, or only a part of it; looked for {listed}.")
+
+
+def last_share(count: int, share: float) -> list[bool]:
+    """Which of ``count`` rows in order are the last share of them: a validation split that needs no seed.
+
+    Example:
+        >>> last_share(5, 0.4)
+        [False, False, False, True, True]
+    """
+    first = count - round(share * count)
+    return [place >= first for place in range(count)]

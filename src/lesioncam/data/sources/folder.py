@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lesioncam.data.io import IMAGE_SUFFIXES
+from lesioncam.data.nifti import stem_of
 from lesioncam.data.sources.base import SourceInfo
 from lesioncam.data.table import natural_key, read_cells
 from lesioncam.errors import TableError
@@ -149,7 +150,7 @@ def _names(tree: _Tree) -> Mapping[str, list[PurePosixPath]]:
     """Everything a key may call an image: its path, its file name, its stem."""
     names: dict[str, list[PurePosixPath]] = defaultdict(list)
     for path in tree.images.values():
-        for name in dict.fromkeys([path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem]):
+        for name in dict.fromkeys([path.as_posix(), _bare(path).as_posix(), path.name, _bare(path).name]):
             names[name].append(path)
     return names
 
@@ -167,15 +168,15 @@ def _walk(root: Path) -> _Tree:
     if not root.is_dir():
         raise TableError(f"{root} is not a folder.")
     tree = _Tree(root)
-    found = [path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    found = [path.relative_to(root) for path in root.rglob("*") if path.name.lower().endswith(IMAGE_SUFFIXES)]
     visible = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
     asides: list[PurePosixPath] = []
     for path in map(PurePosixPath, sorted(visible, key=natural_key)):
         inside = [part.lower() in _MASK_FOLDERS for part in path.parts[:-1]]
         if any(inside):
             kept = [part for part, mask in zip(path.parts, [*inside, False], strict=True) if not mask]
-            tree.masks[PurePosixPath(*kept).with_suffix("").as_posix()].append(path)
-        elif _MASK_NAME.fullmatch(path.stem):
+            tree.masks[_bare(PurePosixPath(*kept)).as_posix()].append(path)
+        elif _MASK_NAME.fullmatch(_bare(path).name):
             asides.append(path)
         else:
             _add_image(tree, path)
@@ -185,15 +186,20 @@ def _walk(root: Path) -> _Tree:
     return tree
 
 
+def _bare(path: PurePosixPath) -> PurePosixPath:
+    """A path without its suffix, which may be ``.nii.gz``."""
+    return path.with_name(stem_of(path.name))
+
+
 def _add_image(tree: _Tree, path: PurePosixPath) -> None:
-    key = path.with_suffix("").as_posix()
+    key = _bare(path).as_posix()
     tree.images[path.as_posix() if key in tree.images else key] = path
 
 
 def _sort_asides(tree: _Tree, asides: list[PurePosixPath]) -> None:
     """``x_mask.png`` is a mask where ``x`` is an image, otherwise an image."""
     for path in asides:
-        match = _MASK_NAME.fullmatch(path.stem)
+        match = _MASK_NAME.fullmatch(_bare(path).name)
         key = path.with_name(match.group(1)).as_posix() if match else ""
         if key in tree.images:
             tree.masks[key].append(path)
