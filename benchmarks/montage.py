@@ -1,7 +1,8 @@
 """`make montage`: every map method on images of one run, side by side, `python -m benchmarks.montage RUN OUT.png`.
 
 Rows are the first test image of each class and the first healthy one; nothing is chosen by hand. Every map is stretched
-to its own range, so brightness says nothing between panels. A cross marks the hottest pixel.
+to its own range, so brightness says nothing between panels; of signed evidence the part for the class is drawn. A cross
+marks the hottest pixel.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from lesioncam.types import Record
 
 SIDE = 1.02
 """Inches of a panel."""
+WHOLE = ("cam", "rise")
+"""Maps on the scale of the score, whose zero means nothing by itself."""
 COLORS = 200
 """Of the picture's palette."""
 
@@ -87,7 +90,8 @@ def panel(classifier: TrainedClassifier, row: Row, method: str) -> Panel:
     result, evidence = look(classifier, row.pixels, name=row.record.id, threshold="default", method=method)
     seconds = time.perf_counter() - begin
     k = classifier.classes.index(row.label)
-    one = unit_scale(evidence[k : k + 1], result.heatmap.geometry).probability(evidence[k : k + 1])[0]
+    raw = evidence[k : k + 1] if method in WHOLE else np.maximum(evidence[k : k + 1], 0)
+    one = np.nan_to_num(unit_scale(raw, result.heatmap.geometry).probability(raw))[0]
     picture = overlay(display_image(row.pixels), one, truth=row.truth)
     y, x = np.unravel_index(one.argmax(), one.shape)
     factor = picture.shape[0] / one.shape[0]

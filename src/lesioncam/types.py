@@ -392,8 +392,8 @@ class Threshold:
 
     Attributes:
         value: on the probability scale; "at or above" is positive.
-        source: ``val`` (fitted), ``default`` (.5, nothing to fit on), ``given`` (by the user) or ``ensemble`` (the mean of
-            the members' own, chosen by nobody for their mean).
+        source: ``val`` (fitted), ``default`` (.5, nothing to fit on), ``given`` (by the user) or ``ensemble`` (the
+            mean of the members' own, chosen by nobody for their mean).
         tuned_on: keyed digests of the patients it was chosen on; plain ids never leave the run folder.
     """
 

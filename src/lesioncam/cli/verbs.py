@@ -516,6 +516,8 @@ class FiguresArgs:
     """How classes are made comparable before they compete for a pixel."""
     palette: Literal["hue", "safe"] = "safe"
     """Colours of the paper, or colours for colour-blind readers (up to 7 classes)."""
+    smooth: float = 3.0
+    """Standard deviation of a Gaussian before the red box is looked for, pixels; 0 boxes single bright pixels."""
 
 
 def figures(words: Sequence[str]) -> int:
@@ -525,7 +527,9 @@ def figures(words: Sequence[str]) -> int:
     from lesioncam.pipeline.clear_cases import ClearAsked, clear_figures
     from lesioncam.reporting.clear_figures import ClearStyle
 
-    asked = ClearAsked(args.split, args.rows, args.rule, args.class_scale, ClearStyle(palette=args.palette))
+    asked = ClearAsked(
+        args.split, args.rows, args.rule, args.class_scale, ClearStyle(palette=args.palette, smooth=args.smooth)
+    )
     for path in clear_figures(args.run, args.out, asked, progress=_watched()):
         print(path)
     return 0
