@@ -38,6 +38,7 @@ __all__ = [
     "AdamOptimizer",
     "AdamwOptimizer",
     "AdoptConfig",
+    "AidsConfig",
     "AttentionPool",
     "AucprLoss",
     "AugmentConfig",
@@ -437,7 +438,13 @@ class PreprocessConfig(Config):
     normalise: Literal["percentile", "zscore", "range"] = "percentile"
     """percentile: 0.5 to 99.5 % of the image to [0, 1]; zscore: mean 0, sd 1; range: the file's full bit depth."""
     crop: bool = True
-    """Cut to the foreground (largest bright component) first: air carries scanner noise that betrays the source."""
+    """Cut to the foreground first: air carries scanner noise that betrays the source."""
+    foreground: Literal["largest", "body"] = "largest"
+    """largest: the largest bright component, which may be a brain without its scalp; body: all that is no air, filled,
+    stray marks left out."""
+    air: Literal["keep", "dark", "padding"] = "keep"
+    """What is not the body (as of foreground=body, slightly widened). dark: becomes as dark as the padding, so that
+    neither noise nor marks can be read; padding: it also counts as padding, so that poolings leave it out."""
     centred: bool = True
     """Padding on both sides; otherwise at the right and bottom only."""
     padding: float | None = None
@@ -530,6 +537,18 @@ class AugmentConfig(Config):
     """Largest standard deviation, in units of the normalised image; off for the same reason."""
     outside: float | None = None
     """What is moved in from outside the image, in units of the normalised image; by default its lowest value."""
+    histogram: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Strength of a random monotone warp of the image's own range, both ends fixed; at 1 any histogram can come out."""
+    bias_field: NonNegativeFloat = 0.0
+    """Smooth random shading, relative: the gain stays between 1 / (1 + bias_field) and 1 + bias_field."""
+    defocus: NonNegativeFloat = 0.0
+    """Largest standard deviation of a random Gaussian blur, pixels of the input."""
+    sharpen: NonNegativeFloat = 0.0
+    """Largest share of the fine detail (below about a pixel) that is added once more."""
+    coarse: NonNegativeFloat = 0.0
+    """Largest loss of resolution, relative: 1 halves the number of pixels along each side and brings it back."""
+    cutout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest side of a random box, as a share of the image's, that is painted over with the body's mean."""
 
 
 # ---- model and run -----------------------------------------------------------------------------------------------
@@ -550,6 +569,9 @@ class BackboneConfig(Config):
     """Take the features of this stage (1 is the first), not the deepest; fewer stages see less of the image."""
     dilate: bool | None = None
     """Where a stage's stride is taken out: spread its kernels (timm's way; not for slim) or keep them compact."""
+    multiscale: NonNegativeInt = 0
+    """Add the class maps of so many deeper, coarser stages to those of the stage of this stride; nothing is dilated
+    then. For images."""
     options: dict[str, Any] = Field(default_factory=dict)
     """More keyword arguments of timm.create_model, or of MONAI's network."""
 
@@ -570,6 +592,39 @@ class HeadConfig(Config):
     """batch: normalise the features first, so that pooling the maps still gives the logits."""
 
 
+class AidsConfig(Config):
+    """Aids against shortcuts in training, all off; each is measured in docs/results.md."""
+
+    equivariance: NonNegativeFloat = 0.0
+    """Weight of a second loss: the class maps of a turned, scaled and shifted image are to be the class maps, moved
+    likewise (SEAM, Wang et al. 2020). Every step then sees two views of its images."""
+    equivariance_stop: bool = False
+    """The maps of the first view are the target and get no gradient from it."""
+    equivariance_rotation: NonNegativeFloat = 30.0
+    """Degrees, either way; mirrored with the chance `flip`."""
+    equivariance_scale: NonNegativeFloat = 0.25
+    """Relative."""
+    equivariance_shift: NonNegativeFloat = 0.1
+    """Share of the side."""
+    erasing: Share = 0.0
+    """Chance that the hottest cells of an image's classes are painted over before it is learnt from, so that the
+    network looks for more (adversarial erasing, Wei et al. 2017)."""
+    erasing_share: Fraction = 0.05
+    """Share of the cells, of each class that the image has."""
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """Mix pairs of images and their labels: mixup (Zhang et al. 2018) adds them, cutmix (Yun et al. 2019) pastes a box;
+    a label that is unknown in either stays unknown."""
+    mix_alpha: PositiveFloat = 1.0
+    """Shares are drawn from Beta(alpha, alpha): small mixes little, 1 is uniform."""
+    averaging: Literal["none", "ema", "swa"] = "none"
+    """Validate and keep averaged weights: ema moves with every step, swa (Izmailov et al. 2018) is the plain mean over
+    the last epochs, whose batch norms are measured anew."""
+    averaging_decay: BelowOne = 0.99
+    """ema: share of the average that stays at each step; less in the first steps."""
+    averaging_start: BelowOne = 0.75
+    """swa: share of the epochs before the first that counts."""
+
+
 class RunConfig(Config):
     """Train a classifier from image-level labels, draw its maps, measure and report."""
 
@@ -587,6 +642,8 @@ class RunConfig(Config):
     ,preset=paper|recommended"""
     head: HeadConfig = HeadConfig()
     """Between features and class maps."""
+    aids: AidsConfig = AidsConfig()
+    """Against shortcuts, in training."""
     map: MapMethod = "cam"
     """Map method; cam comes with the logits, the others cost more."""
     threshold: Literal["val", "default"] | Fraction = "val"
@@ -718,7 +775,8 @@ def parse_backbone(text: str) -> BackboneConfig:
         {'drop_path_rate': 0.1}
     """
     found = parse_choice(text)
-    own: dict[str, Any] = {key: found.pop(key) for key in ("name", "stride", "stage", "dilate") if key in found}
+    ours = BackboneConfig.model_fields.keys() - {"options"}
+    own: dict[str, Any] = {key: found.pop(key) for key in [*found] if key in ours}
     return validated(BackboneConfig, {**own, "options": found}, f"backbone {text!r}")
 
 
@@ -820,7 +878,7 @@ def make_config(base: RunConfig | None = None, **options: Any) -> RunConfig:
 
     Args:
         base: start from here; by default the defaults.
-        options: fields of RunConfig and of its groups table, preprocess, augment and head, by their own names
+        options: fields of RunConfig and of its groups table, preprocess, augment, head and aids, by their own names
             (``size=256``, ``patient_from="none"``, ``flip=0``); ``pooling`` and ``backbone`` also as text.
 
     Raises:
@@ -855,6 +913,7 @@ def option_homes() -> dict[str, str]:
         "preprocess": PreprocessConfig,
         "augment": AugmentConfig,
         "head": HeadConfig,
+        "aids": AidsConfig,
     }
     for group, kind in groups.items():
         homes.update(dict.fromkeys(kind.model_fields, group))

@@ -275,3 +275,20 @@ def test_balanced_weights_of_a_softmax_have_mean_one_over_the_images():
     torch.testing.assert_close(weights, torch.tensor([10 / 18, 10 / 9, 10 / 3]))
     assert weights[groups].mean().item() == pytest.approx(1)
     assert softmax_weights(labels, beta=0.0).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_equivariance_of_probabilities_where_both_are_known():
+    """Sigmoids .5 and .75 differ by .25; softmaxes of (0, 0) and (log 3, 0) too, in either class; unknown is silent."""
+    from lesioncam.functional.losses import equivariance_loss
+
+    maps = torch.zeros(1, 2, 1, 1, 2, requires_grad=True)
+    warped = torch.zeros(1, 2, 1, 1, 2)
+    warped[0, 0] = math.log(3.0)
+    warped[..., 1] = float("nan")
+    known = torch.tensor([[[[[True, False]]]]])
+    assert equivariance_loss(maps, warped, known).item() == pytest.approx(0.125)  # .25 and 0, over two classes
+    loss = equivariance_loss(maps, warped, known, exclusive=True)
+    assert loss.item() == pytest.approx(0.25)
+    loss.backward()
+    assert equivariance_loss(maps, warped, ~known & known).item() == 0
+    assert (maps.grad[..., 1] == 0).all()

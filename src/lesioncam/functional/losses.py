@@ -21,6 +21,7 @@ __all__ = [
     "bce_loss",
     "cross_entropy_loss",
     "effective_weights",
+    "equivariance_loss",
     "focal_loss",
     "negative_map_loss",
     "positive_weights",
@@ -232,6 +233,38 @@ def negative_map_loss(
     inside = torch.ones_like(heat) if valid is None else valid.flatten(2).expand_as(heat).to(heat.dtype)
     cold = (heat * inside).sum(-1) / inside.sum(-1).clamp(min=1)
     return _mean(cold, labels == 0)
+
+
+def equivariance_loss(
+    maps: Float[Tensor, "n k *grid"], warped: Float[Tensor, "n k *grid"], known: Tensor, *, exclusive: bool = False
+) -> Float[Tensor, ""]:
+    r"""Class maps of a warped image against the warped class maps, where both are known.
+
+    .. math:: L = \mathrm{mean}_{k,\, x \in \mathrm{known}} \; |p(s'_k(x)) - p((A s_k)(x))|
+
+    It is taken on probabilities, which are bounded: the loss cannot be lowered, nor raised, by the scale of logits
+    alone. Every class counts, also one that an image has not.
+
+    Args:
+        maps: :math:`s'`, ``(N, K, *grid)``, class maps of the warped images, before the sigmoid.
+        warped: :math:`A s`, the same grid: class maps of the images themselves, warped likewise.
+        known: ``(N, 1, *grid)`` bool, cells that show image in both.
+        exclusive: classes exclude each other: probabilities are a softmax over the classes.
+
+    Returns:
+        A scalar in [0, 1]; 0 with a valid graph where nothing is known.
+
+    Reference:
+        Wang et al., "Self-supervised equivariant attention mechanism for weakly supervised semantic segmentation",
+        CVPR 2020 (its equivariant regularisation; there the maps are cut at 0 and scaled to their maximum).
+
+    Example:
+        >>> maps, known = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2, dtype=torch.bool)
+        >>> equivariance_loss(maps, torch.tensor([[[[0.0, 100.0]]]]), known)          # mean of 0 and 1 / 2
+        tensor(0.2500)
+    """
+    first, second = (z.softmax(1) if exclusive else z.sigmoid() for z in (_precise(maps), _precise(warped)))
+    return _mean((first - second).abs(), known.expand_as(first))
 
 
 # ---- classes that exclude each other -------------------------------------------------------------------------------

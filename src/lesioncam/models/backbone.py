@@ -20,7 +20,7 @@ from lesioncam.files import RunFolder
 from lesioncam.models.backbone3d import BUILDERS, build_trunk, load_foreign
 from lesioncam.models.strides import thin_out
 
-__all__ = ["ALIASES", "Alias", "Backbone", "build_backbone", "measure_origin", "memory_format"]
+__all__ = ["ALIASES", "Alias", "Backbone", "MultiscaleBackbone", "build_backbone", "measure_origin", "memory_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,54 @@ class Backbone(nn.Module):
             found = self.network(images)
         except AssertionError as error:  # how timm's transformers refuse a size
             raise ModelError(f"the backbone does not take inputs of {tuple(images.shape[2:])}: {error}") from error
-        features: Tensor = found if isinstance(found, Tensor) else found[-1]
+        return self._features([found] if isinstance(found, Tensor) else found)
+
+    def _features(self, stages: list[Tensor]) -> Tensor:
+        return self._laid_out(stages[-1])
+
+    def _laid_out(self, features: Tensor) -> Tensor:
         return features.permute(0, 3, 1, 2).contiguous() if self._channels_last else features
+
+
+class MultiscaleBackbone(Backbone):
+    """Features of several stages at the places of the finest one, one after the other along the channels.
+
+    A 1x1 convolution on them is the sum of one on each stage, since it commutes with interpolation: so the class maps
+    of the stages are added, the coarser ones brought to the finest grid, and whatever pools sees their sum.
+
+    Args:
+        network: gives the stages, finest first.
+        channels: of each stage.
+        strides: input pixels per cell, of each stage.
+        origins: where each stage's first cell looks (:func:`measure_origin`), input pixels per axis.
+        channels_last: the network's own layout.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: list[int],
+        strides: list[int],
+        origins: list[tuple[float, ...]],
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(network, sum(channels), strides[0], channels_last=channels_last, axes=len(origins[0]))
+        self.strides, self.origins = tuple(strides), tuple(origins)
+
+    def _features(self, stages: list[Tensor]) -> Tensor:
+        finest, *coarser = map(self._laid_out, stages)
+        return torch.cat([finest, *(self._refined(maps, i, finest) for i, maps in enumerate(coarser, start=1))], dim=1)
+
+    def _refined(self, maps: Tensor, level: int, finest: Tensor) -> Tensor:
+        """Linear interpolation at the places where the finest cells look, constant beyond the outer ones."""
+        for axis, cells in enumerate(finest.shape[2:]):
+            places = torch.arange(cells, device=maps.device) * self.strides[0] + self.origins[0][axis]
+            places = ((places - self.origins[level][axis]) / self.strides[level]).clamp(0, maps.shape[axis + 2] - 1)
+            away = (places[:, None] - torch.arange(maps.shape[axis + 2], device=maps.device)).abs()
+            weights = (1 - away).clamp(min=0).to(maps.dtype)
+            maps = (maps.movedim(axis + 2, -1) @ weights.T).movedim(-1, axis + 2)
+        return maps
 
 
 def memory_format(axes: int) -> torch.memory_format:
@@ -124,6 +170,8 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
     name = config.name
     options = {**_FREE_SIZE.get(name.split("_", maxsplit=1)[0], {}), **options}
     pretrained = _pretrained(weights)
+    if config.multiscale:
+        return _multiscale(name, channels, {**options, **pretrained}, config)
     network = _dilated(name, channels, {**options, **pretrained}, config.stride, config.stage)
     if network is None or network.feature_info.reduction()[-1] != config.stride:
         network = _deepest_stage(name, channels, {**options, **pretrained}, config.stride)
@@ -141,6 +189,8 @@ _FREE_SIZE = {
 
 
 def _build_3d(config: BackboneConfig, channels: int, weights: str) -> Backbone:
+    if config.multiscale:
+        raise ModelError(f"multiscale is for images; leave it out of {config.name}, a network for volumes.")
     trunk, width = build_trunk(config.name.removeprefix("monai:"), config, channels)
     if weights == "hub":
         raise ModelError(
@@ -291,6 +341,43 @@ def _deepest_stage(name: str, channels: int, options: dict[str, Any], stride: in
         raise ModelError(f"{name} has no stage of stride {stride} and does not dilate; strides on offer: {offer}.")
     stage = len(reductions) - 1 - reductions[::-1].index(stride)
     return _create(name, channels, options, stages=(stage,))
+
+
+class _Level(nn.Module):
+    """One stage of a network that gives several."""
+
+    def __init__(self, network: nn.Module, level: int) -> None:
+        super().__init__()
+        self.network, self.level = network, level
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network(images)[self.level]
+        return found
+
+
+def _multiscale(name: str, channels: int, options: dict[str, Any], config: BackboneConfig) -> MultiscaleBackbone:
+    """The stage of the asked stride and the next, coarser ones; nothing is dilated."""
+    reductions = _create(
+        name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")}
+    ).feature_info.reduction()
+    if config.stride not in reductions:
+        raise ModelError(f"{name} has no stage of stride {config.stride}; strides on offer: {reductions}.")
+    first = len(reductions) - 1 - reductions[::-1].index(config.stride)
+    deeper = len(reductions) - 1 - first
+    if config.multiscale > deeper:
+        raise ModelError(
+            f"{name} has {deeper} stages coarser than stride {config.stride}; multiscale={config.multiscale} asks for "
+            "more. Lower it, or the stride."
+        )
+    network = _create(name, channels, options, tuple(range(first, first + config.multiscale + 1)))
+    widths, strides = network.feature_info.channels(), network.feature_info.reduction()
+    last = "NHWC" in str(getattr(network, "output_fmt", "NCHW"))
+    levels = [
+        Backbone(_Level(network, i), width, stride, channels_last=last)
+        for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
+    ]
+    origins = [measure_origin(level, channels) for level in levels]
+    return MultiscaleBackbone(network, widths, strides, origins, channels_last=last)
 
 
 def measure_origin(backbone: Backbone, channels: int, size: int = _PROBE) -> tuple[float, ...]:

@@ -98,7 +98,7 @@ def fit(
         The network with the weights of the best epoch; after Ctrl-C, of the best so far.
 
     Raises:
-        RunError: if it was interrupted before the first epoch ended.
+        RunError: if it was interrupted before the first epoch ended, or the loss is no number any more.
         LesioncamError: for an image that cannot be read.
     """
     import lightning as L
@@ -113,7 +113,7 @@ def fit(
         batches = len(make_loader(train, config.batch, shuffle=True))
         steps = config.epochs * batches
         module = ClassifierModule(_laid_out(network), config, loss, max(steps, 2))
-        watch, best = _callbacks(config, folder, progress=progress)
+        watch, best = _callbacks(config, folder, batches, progress=progress)
         stop = StopOnRequest()
         trainer = L.Trainer(
             accelerator="auto",
@@ -147,6 +147,7 @@ def plan(table: Table, config: RunConfig, *, own_pool: Callable[..., Tensor] | N
     import psutil
 
     from lesioncam.functional.losses import bce_loss
+    from lesioncam.training.aids import stretch
     from lesioncam.training.modules import laid_out
 
     counts = {name: len(table.split(name)) for name in ("train", "val", "test")}
@@ -161,7 +162,7 @@ def plan(table: Table, config: RunConfig, *, own_pool: Callable[..., Tensor] | N
             bce_loss(network(images).logits, torch.zeros(shape[0], len(table.classes))).backward()
             times.append(time.monotonic() - begun)
     steps = -(-counts["train"] // config.batch)
-    seconds = min(times) * (steps + 0.4 * counts["val"] / config.batch) * config.epochs
+    seconds = min(times) * (steps * stretch(config.aids) + 0.4 * counts["val"] / config.batch) * config.epochs
     per_image = 2.0 * np.prod(shape[1:])
     cached = min(config.cache_gb, (counts["train"] + counts["val"]) * per_image / 2**30)
     used = psutil.Process().memory_info().rss / 2**30
@@ -201,15 +202,18 @@ def _warm_up(cache: ImageCache, images: list[str]) -> None:
             list(pool.map(cache.get, images[start : start + 256]))
 
 
-def _callbacks(config: RunConfig, folder: RunFolder, *, progress: bool) -> tuple[list[Any], Any]:
+def _callbacks(config: RunConfig, folder: RunFolder, batches: int, *, progress: bool) -> tuple[list[Any], Any]:
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
+    from lesioncam.training.aids import Averaging
     from lesioncam.training.modules import LearningCurves
 
+    averaged = config.aids.averaging != "none"
     keep: dict[str, Any] = {"dirpath": folder.log, "save_top_k": 1, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor="val_score", mode="max", save_weights_only=True, **keep)
+    # Lightning puts averaged weights into whole checkpoints only
+    best = ModelCheckpoint(filename="best", monitor="val_score", mode="max", save_weights_only=not averaged, **keep)
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **keep)
-    watch: list[Any] = [LearningCurves(folder.history), best]
+    watch: list[Any] = [*([Averaging(config, batches)] if averaged else []), LearningCurves(folder.history), best]
     if config.patience:
         watch.append(EarlyStopping("val_score", mode="max", patience=config.patience))
     if progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -23,11 +24,13 @@ from lesioncam.config import (
     SgdOptimizer,
     StepSchedule,
 )
+from lesioncam.errors import RunError
 from lesioncam.files import write_text
 from lesioncam.functional.calibration import log_odds
 from lesioncam.functional.losses import negative_map_loss
 from lesioncam.functional.metrics import auroc, kappa_quadratic
 from lesioncam.models.classifier import Classifier
+from lesioncam.training.aids import Warp, disagreement, erase_hottest, lattice_of, mix, second_view, step_rng
 from lesioncam.training.losses import ImageLoss
 from lesioncam.types import Batch
 
@@ -56,19 +59,49 @@ class ClassifierModule(L.LightningModule):
     def __init__(self, network: Classifier, config: RunConfig, loss: ImageLoss, steps: int) -> None:
         super().__init__()
         self.network, self.options, self.loss, self._steps = network, config, loss, steps
+        aided = config.aids.equivariance or config.aids.erasing
+        self._lattice = lattice_of(network, config.preprocess.channels) if aided else None
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """One step; dropout and its like are drawn from (seed, step)."""
+        """One step; dropout and its like are drawn from (seed, step).
+
+        Raises:
+            RunError: where the loss is not finite.
+        """
+        count = len(batch.images)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed * _STREAM + self.global_step)
+            batch, warp = self._aided(batch)
             output = self.network(laid_out(batch.images), batch.valid)
         loss: Tensor = self.loss(output.logits, batch.labels, self.current_epoch)
         if self.options.dense_negative:
             cold = negative_map_loss(output.class_maps, batch.labels, output.valid)
             loss = loss + self.options.dense_negative * cold
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.images))
+        if warp is not None and self._lattice is not None:
+            apart = disagreement(output, batch.valid, warp, self._lattice, self.options)
+            loss = loss + self.options.aids.equivariance * apart
+        self._check_finite(float(loss.detach()), "training")
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count)
         return loss
+
+    def _aided(self, batch: Batch) -> tuple[Batch, Warp | None]:
+        """The batch as the aids make it: mixed, erased, with a second view; as it is where all are off."""
+        aids = self.options.aids
+        rng = step_rng(self.options.seed, self.global_step)
+        if aids.mix != "none":
+            batch = mix(batch, rng, aids)
+        if aids.erasing and self._lattice is not None:
+            batch = erase_hottest(batch, self.network, self._lattice, rng.random(len(batch.images)), aids)
+        return second_view(batch, rng, self.options) if aids.equivariance else (batch, None)
+
+    def _check_finite(self, loss: float, what: str) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the {what} loss is {loss} in epoch {self.current_epoch}, after {self.global_step} steps; training "
+                "stops. Lower --learning-rate, set --gradient-clip 1 or use --precision fp32; if the pooling is your "
+                "own, see that its gradient is finite (a root or a logarithm of 0, a division by 0)."
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's scores."""
@@ -83,6 +116,7 @@ class ClassifierModule(L.LightningModule):
         """Log loss, macro AUROC and (of grades) kappa over the known labels, and what the best epoch is chosen by."""
         logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         loss = float(self.loss.compare(logits.to(self.device), labels.to(self.device)))
+        self._check_finite(loss, "validation")
         scores, truth = logits.numpy(), labels.numpy()
         found = {"auroc": _macro_auroc(log_odds(scores) if self.options.softmax else scores, truth)}
         if self.options.ordinal or self.options.selects == "kappa":
