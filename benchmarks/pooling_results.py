@@ -128,9 +128,9 @@ class Book:
         rewrite(self.args.page, section(self.rows()))
 
 
-def numbers(run: Run) -> dict[str, Any]:
-    """Means over classes on test, the best control without the network beside them, and the few-shot head."""
-    metrics = run.metrics("test")
+def numbers(run: Run, split: str = "test") -> dict[str, Any]:
+    """Means over classes, the best control without the network beside them, and the few-shot head."""
+    metrics = run.metrics(split)
     own = metrics[(metrics["class"] == "macro") & metrics["method"].map(lambda name: is_method(str(name)))]
     values = own.drop_duplicates("metric").set_index("metric")["value"]
     found: dict[str, Any] = {name: values.get(name) for name in (*SHOWN, "false_alarm_rate")}
@@ -153,12 +153,12 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
         writer.writerow(row)
 
 
-def rewrite(page: Path, text: str) -> None:
+def rewrite(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put the text between the marks; at the end of the page where there are none yet."""
     whole = page.read_text() if page.is_file() else "# Results\n"
-    before, mark, rest = whole.partition(BEGIN)
-    after = rest.partition(END)[2] if mark else ""
-    write_text(page, f"{before if mark else before.rstrip() + chr(10) * 2}{BEGIN}{text}{END}{after}")
+    before, mark, rest = whole.partition(begin)
+    after = rest.partition(end)[2] if mark else ""
+    write_text(page, f"{before if mark else before.rstrip() + chr(10) * 2}{begin}{text}{end}{after}")
 
 
 def section(rows: pd.DataFrame) -> str:
@@ -177,7 +177,7 @@ def section(rows: pd.DataFrame) -> str:
         "control: it has seen the validation masks and the same features, and says how much of the place they hold."
     )
     beside = ("best control", "few-shot head")
-    heads = ("pooling", "AUROC", "Dice", *beside, "pointing game", *beside, "above", "seconds a run")
+    heads = ("pooling", "AUROC", "Dice", *beside, "pointing game", *beside, "above")
     lines = ["", "## Poolings on the phantom", "", "```", *dict.fromkeys(rows["command"]), "```", ""]
     lines += [*textwrap.wrap(about, 130), "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, group in rows.groupby("pooling", sort=False):
@@ -189,7 +189,7 @@ def section(rows: pd.DataFrame) -> str:
             names = "/".join(sorted({str(one).replace("_", " ") for one in group[f"control_{metric}"].dropna()}))
             cells += [spread(group[metric]), f"{names} {spread(group[f'control_{metric}_value'])}"]
             cells.append(spread(group[f"few_shot_{metric}"]))
-        cells += [f"{above.sum()} of {len(group)}", f"{group['seconds'].mean():.0f}"]
+        cells.append(f"{above.sum()} of {len(group)}")
         lines.append(f"| {' | '.join(cells)} |")
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return "\n".join([*lines, "", f"*{when}, {'; '.join(dict.fromkeys(rows['hardware']))}.*", ""]) + "\n"
