@@ -167,6 +167,9 @@ class NoisyOrPool(Config):
     """Noisy-or: positive unless every location is negative; it counts locations, so large maps saturate."""
 
     kind: Literal["noisy_or"] = "noisy_or"
+    prior: Annotated[float, Field(gt=0, lt=1)] = 0.003
+    """What the probability of a location is before training: the bias of the class maps starts there. At .5, untrained
+    maps of hundreds of locations make every image positive beyond doubt, and gradients of positives vanish."""
 
 
 class AttentionPool(Config):
@@ -223,7 +226,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {"paper": {}, "recommended": {}},
     "lse": {"paper": {"sharpness": 10.0}, "recommended": {"sharpness": 10.0}},
     "max": {"paper": {}, "recommended": {}},
-    "noisy_or": {"paper": {}, "recommended": {}},
+    "noisy_or": {"paper": {"prior": 0.5}, "recommended": {"prior": 0.003}},
     "pcam": {"paper": {"temperature": 1.0}, "recommended": {"temperature": 0.5}},
     "topq": {"paper": {"fraction": 0.02}, "recommended": {"fraction": 0.02}},
 }
@@ -637,9 +640,9 @@ class RunConfig(Config):
     """Start from: hub (timm's pretrained), a FILE (for volumes MedicalNet's, for instance), a run's folder, or none
     (random)."""
     pooling: Annotated[Pooling, BeforeValidator(_typed_pooling)] = PcamPool()
-    """avg | max | lse[,sharpness=10] | exp | linear | topq[,fraction=0.02] | noisy_or | pcam[,temperature=0.5] |
-    attention[,hidden=128,gated=true,shared=false] | acam[,combine=product,shared=false]; each also
-    ,preset=paper|recommended"""
+    """avg | max | lse[,sharpness=10] | exp | linear | topq[,fraction=0.02] | noisy_or[,prior=0.003] |
+    pcam[,temperature=0.5] | attention[,hidden=128,gated=true,shared=false] | acam[,combine=product,shared=false]; each
+    also ,preset=paper|recommended"""
     head: HeadConfig = HeadConfig()
     """Between features and class maps."""
     aids: AidsConfig = AidsConfig()

@@ -17,6 +17,7 @@ from lesioncam.config import (
 )
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.functional.pooling import POOLINGS
+from lesioncam.models.classifier import build_classifier
 from lesioncam.models.pooling import LEARNABLE, Seen, build_pool
 
 SEEN = Seen(channels=6, classes=3)
@@ -48,6 +49,26 @@ def test_the_recommended_preset_is_the_default(kind):
     assert set(PRESETS[kind]) == {"paper", "recommended"}
     assert parse_pooling(f"{kind},preset=recommended") == POOLING_TYPES[kind]()
     assert make_config(pooling=f"{kind},preset=paper").pooling.kind == kind
+
+
+def test_erratum_untrained_noisy_or_is_certain_and_learns_nothing_from_positives():
+    """Of 256 places at probability 1/2 none is free of doubt: 1 - P = 2^-256, and the gradient is that small too."""
+
+    def start(text):
+        config = make_config(pooling=text, size=128)
+        network = build_classifier(config, 1).eval()
+        torch.nn.init.zeros_(network.head.weight)
+        logits = network(noise(2, 1, 128, 128)).logits
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.ones(2, 1)).backward()
+        return logits.sigmoid().detach(), network.head.bias.grad.item()
+
+    paper, slope = start("noisy_or,preset=paper")
+    assert (paper == 1).all()
+    assert abs(slope) < 1e-30
+    own, slope = start("noisy_or")
+    closed = 1 - 0.997**256
+    torch.testing.assert_close(own, torch.full((2, 1), closed))
+    assert slope == pytest.approx(-(1 - closed) * 256 * 0.003 / closed, rel=1e-4)  # d log P / d s = (1-P)/P n p
 
 
 @pytest.mark.parametrize(
@@ -94,7 +115,7 @@ def test_options_come_back_from_a_file(kind):
 def test_options_reach_the_function(kind):
     maps = noise(2, 3, 4, 5)
     config = POOLING_TYPES[kind]()
-    options = config.model_dump(exclude={"kind"})
+    options = config.model_dump(exclude={"kind", "prior"})  # the prior is where the head starts
     assert torch.equal(build_pool(config)(maps, maps), POOLINGS[kind](maps, **options))
 
 

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lesioncam.config import HeadConfig, RunConfig
+from lesioncam.config import HeadConfig, NoisyOrPool, RunConfig
 from lesioncam.models.backbone import Backbone, build_backbone
 from lesioncam.models.pooling import Pool, Seen, build_pool
 from lesioncam.types import ClassifierOutput
@@ -111,4 +112,8 @@ def build_classifier(
         with torch.random.fork_rng(devices=[]):  # whatever pools, backbone and head start alike
             torch.manual_seed(config.seed + 1)
             pool = build_pool(config.pooling, own_pool, seen)
-        return Classifier(backbone, classes, pool, config.head)
+        classifier = Classifier(backbone, classes, pool, config.head)
+    if isinstance(config.pooling, NoisyOrPool):
+        prior = config.pooling.prior
+        nn.init.constant_(classifier.head.bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]
+    return classifier

@@ -141,7 +141,7 @@ def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, seen: 
         if seen is None:
             raise ModelError(f"{config.kind} has weights of its own, whose sizes build_pool must know: seen=Seen(...).")
         return Pool(LEARNABLE[config.kind](config, seen))
-    options = config.model_dump(exclude={"kind"})
+    options = config.model_dump(exclude={"kind", "prior"})  # a prior is where the head starts
     return Pool(partial(find(config.kind, POOLINGS, "pooling"), **options))
 
 

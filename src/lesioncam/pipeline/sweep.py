@@ -102,6 +102,8 @@ class SweepPlan:
         _sort(equal, other, names & _BUDGET, f"budget: {steps}")
         if config.patience and "patience" not in names:
             other.append(f"length: a run ends early after {config.patience} epochs without a better one on validation")
+        if len({trial.config.pooling.kind == "noisy_or" for trial in self.trials}) > 1:
+            other.append("bias of the head: noisy_or starts at its prior, the others at 0")
         if any(isinstance(pool, nn.Module) for pool in pools):
             other.append("a module of your own begins with the weights you gave it, whatever the seed")
         return tuple(equal), tuple(other)
