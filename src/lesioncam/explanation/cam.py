@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from lesioncam.config import AcamPool
@@ -15,7 +16,7 @@ from lesioncam.explanation.explain import METHODS as ALL
 from lesioncam.explanation.explain import explain
 from lesioncam.models.backbone import memory_format
 from lesioncam.models.checkpoint import ModelCard, TrainedClassifier
-from lesioncam.models.classifier import Classifier
+from lesioncam.models.classifier import Classifier, shrink_valid
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
 __all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explained", "maps_are_logits"]
@@ -76,12 +77,31 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
     with torch.inference_mode():
         images = torch.from_numpy(sample.image)[None].contiguous(memory_format=memory_format(sample.image.ndim - 1))
         output = classifier(images, torch.from_numpy(sample.valid)[None, None])
-    raw = output.maps[0].float().numpy()
+    raw = _without_air(output.maps[0].float().numpy(), sample)
     heatmap = Heatmap(
         raw, classifier.classes, "cam", "head", sample.geometry, _scale(classifier, "cam"), classifier.card.origin
     )
     features = None if output.features is None else output.features[0].float().numpy()
     return Explained(output.logits[0].float().numpy(), heatmap, features)
+
+
+def _without_air(raw: np.ndarray, sample: Sample) -> np.ndarray:
+    """Maps ``(K, *s)`` where air counts as padding: no label ever reached its cells, so they say nothing.
+
+    They are as cold as the body's coldest cell; right beside the body half as far down, so that what lies at its edge
+    does not fade. Padding beside the image is left alone, since no pixel of the file lies there.
+    """
+    if np.array_equal(sample.valid, sample.geometry.valid()):
+        return raw
+    inside = shrink_valid(torch.from_numpy(sample.valid)[None, None], tuple(raw.shape[1:]))[0, 0].numpy()
+    distance, nearest = distance_transform_edt(~inside, return_indices=True)
+    coldest = raw[:, inside].min(axis=1).reshape(-1, *(1,) * inside.ndim)
+    around = np.where(distance < _BESIDE, (raw[(slice(None), *nearest)] + coldest) / 2, coldest)
+    return np.where(inside, raw, around)
+
+
+_BESIDE = 1.8
+"""Cells: a neighbour along an edge or a corner, in 2D and 3D."""
 
 
 def explained(
@@ -110,7 +130,7 @@ def explained(
     else:
         model, layer = classifier.network, card.adopted.layer
     maps = explain(model, images, method, layer if method not in LAYERLESS else None, **(options or {}))
-    raw = maps.raw[0].cpu().numpy()
+    raw = _without_air(maps.raw[0].cpu().numpy(), sample)
     origin = None if raw.shape[1:] == sample.image.shape[1:] else card.origin
     heatmap = Heatmap(raw, classifier.classes, method, maps.layer, sample.geometry, _scale(classifier, method), origin)
     return Explained(maps.scores[0].cpu().numpy(), heatmap)
