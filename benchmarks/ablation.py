@@ -35,6 +35,7 @@ MARKS = ("<!-- aids -->\n", "<!-- end of aids -->\n")
 EQUIVARIANCE: dict[str, Any] = {"equivariance": 1.0}
 INTENSITY: dict[str, Any] = {"histogram": 0.5, "bias_field": 0.3, "defocus": 1.0, "coarse": 1.0}
 BODY: dict[str, Any] = {"foreground": "body"}
+AIR: dict[str, Any] = {**BODY, "air": "padding"}
 TOPQ = "topq,fraction=0.1"
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -42,7 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no crop": {"crop": False},
     "body crop": BODY,
     "dark air": {**BODY, "air": "dark"},
-    "air is padding": {**BODY, "air": "padding"},
+    "air is padding": AIR,
     "intensity": INTENSITY,
     "cutout": {"cutout": 0.4},
     "equivariance": EQUIVARIANCE,
@@ -61,12 +62,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "avg + equivariance": {"pooling": "avg", **EQUIVARIANCE},
     "lse + equivariance": {"pooling": "lse", **EQUIVARIANCE},
     "topq + equivariance": {"pooling": TOPQ, **EQUIVARIANCE},
-    "body crop + equivariance": {**BODY, **EQUIVARIANCE},
-    "body crop + lse": {**BODY, "pooling": "lse"},
-    "body crop + lse + equivariance": {**BODY, "pooling": "lse", **EQUIVARIANCE},
-    "body crop + max + equivariance": {**BODY, "pooling": "max", **EQUIVARIANCE},
-    "body crop + topq + equivariance": {**BODY, "pooling": TOPQ, **EQUIVARIANCE},
-    "body crop + dense negative": {**BODY, "dense_negative": 0.3},
+    "padding + equivariance": {**AIR, **EQUIVARIANCE},
+    "padding + lse": {**AIR, "pooling": "lse"},
+    "padding + topq": {**AIR, "pooling": TOPQ},
+    "padding + lse + equivariance": {**AIR, "pooling": "lse", **EQUIVARIANCE},
+    "padding + max + equivariance": {**AIR, "pooling": "max", **EQUIVARIANCE},
+    "padding + topq + equivariance": {**AIR, "pooling": TOPQ, **EQUIVARIANCE},
+    "padding + dense negative": {**AIR, "dense_negative": 0.3},
+    "padding + intensity": {**AIR, **INTENSITY},
 }
 """Named sets of options of `lesioncam run`; `plain` is none. What is added to the name of an arm is added to it."""
 
