@@ -36,6 +36,7 @@ EQUIVARIANCE: dict[str, Any] = {"equivariance": 1.0}
 INTENSITY: dict[str, Any] = {"histogram": 0.5, "bias_field": 0.3, "defocus": 1.0, "coarse": 1.0}
 BODY: dict[str, Any] = {"foreground": "body"}
 AIR: dict[str, Any] = {**BODY, "air": "padding"}
+TURNED: dict[str, Any] = {"rotation": 180.0, "scale": 0.25}
 TOPQ = "topq,fraction=0.1"
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -70,6 +71,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "padding + topq + equivariance": {**AIR, "pooling": TOPQ, **EQUIVARIANCE},
     "padding + dense negative": {**AIR, "dense_negative": 0.3},
     "padding + intensity": {**AIR, **INTENSITY},
+    "turned": TURNED,
+    "padding + turned": {**AIR, **TURNED},
+    "padding + turned + intensity": {**AIR, **TURNED, **INTENSITY},
+    "padding + intensity + equivariance": {**AIR, **INTENSITY, **EQUIVARIANCE},
+    "padding + turned + intensity + lse": {**AIR, **TURNED, **INTENSITY, "pooling": "lse"},
+    "padding + turned + intensity + topq": {**AIR, **TURNED, **INTENSITY, "pooling": TOPQ},
+    "padding + turned + topq": {**AIR, **TURNED, "pooling": TOPQ},
+    "dark air + turned": {**BODY, "air": "dark", **TURNED},
 }
 """Named sets of options of `lesioncam run`; `plain` is none. What is added to the name of an arm is added to it."""
 
