@@ -75,10 +75,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "padding + turned": {**AIR, **TURNED},
     "padding + turned + intensity": {**AIR, **TURNED, **INTENSITY},
     "padding + intensity + equivariance": {**AIR, **INTENSITY, **EQUIVARIANCE},
-    "padding + turned + intensity + lse": {**AIR, **TURNED, **INTENSITY, "pooling": "lse"},
-    "padding + turned + intensity + topq": {**AIR, **TURNED, **INTENSITY, "pooling": TOPQ},
     "padding + turned + topq": {**AIR, **TURNED, "pooling": TOPQ},
     "dark air + turned": {**BODY, "air": "dark", **TURNED},
+    "turned + dense negative": {**TURNED, "dense_negative": 0.3},
+    "turned + dense negative 1": {**TURNED, "dense_negative": 1.0},
+    "turned + lse": {**TURNED, "pooling": "lse"},
+    "turned + lse + dense negative 1": {**TURNED, "pooling": "lse", "dense_negative": 1.0},
+    "turned + topq + dense negative 1": {**TURNED, "pooling": TOPQ, "dense_negative": 1.0},
+    "turned + intensity": {**TURNED, **INTENSITY},
+    "turned + ema": {**TURNED, "averaging": "ema"},
+    "turned + erasing": {**TURNED, "erasing": 0.5},
+    "turned + mixup": {**TURNED, "mix": "mixup", "mix_alpha": 0.4},
+    "turned + multi-scale": {**TURNED, "backbone": "slim,multiscale=1"},
+    "turned + equivariance": {**TURNED, **EQUIVARIANCE},
 }
 """Named sets of options of `lesioncam run`; `plain` is none. What is added to the name of an arm is added to it."""
 
