@@ -88,6 +88,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "turned + mixup": {**TURNED, "mix": "mixup", "mix_alpha": 0.4},
     "turned + multi-scale": {**TURNED, "backbone": "slim,multiscale=1"},
     "turned + equivariance": {**TURNED, **EQUIVARIANCE},
+    "small field": {"backbone": "slim,stage=2", "size": 160},
+    "small field + turned": {"backbone": "slim,stage=2", "size": 160, **TURNED},
+    "small field + turned + lse": {"backbone": "slim,stage=2", "size": 160, **TURNED, "pooling": "lse"},
+    "small field + turned + avg": {"backbone": "slim,stage=2", "size": 160, **TURNED, "pooling": "avg"},
 }
 """Named sets of options of `lesioncam run`; `plain` is none. What is added to the name of an arm is added to it."""
 
