@@ -187,7 +187,7 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
             name,
             arm,
             seed,
-            args.size,
+            ARMS[arm].get("size", args.size),
             args.epochs or SOURCES[name].epochs,
             split,
             args.out.resolve(),
