@@ -450,7 +450,7 @@ def demo(out: str | Path, *, seed: int = 0, overwrite: bool = False, progress: b
 
 def demo_config(seed: int = 0) -> RunConfig:
     """What the demo trains with: chosen on the phantom's validation split, for two cores and three minutes."""
-    return make_config(seed=seed, pooling="topq,fraction=0.05", epochs=45)
+    return make_config(seed=seed, pooling="topq,fraction=0.05", epochs=45, patience=15, rotation=15.0, scale=0.12)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
