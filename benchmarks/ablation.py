@@ -284,8 +284,8 @@ def section(rows: pd.DataFrame) -> str:
     about = (
         "Mean and standard deviation over training seeds (their number stands beside); means over classes of the maps "
         "of the true class. Epochs and map thresholds were chosen on validation, the controls' thresholds likewise. "
-        "An arm is `pcam,temperature=0.5`, images turned by at most 15 degrees and scaled by 12 %, the other defaults of "
-        "`lesioncam run`, and the options named beside it. Two runs at a time, one thread each."
+        "An arm is `pcam,temperature=0.5`, images turned by at most 15 degrees and scaled by 12 %, the other "
+        "defaults of `lesioncam run`, and the options named beside it. Two runs at a time, one thread each."
     )
     lines += textwrap.wrap(about, 130)
     for data in dict.fromkeys(rows["data"]):
