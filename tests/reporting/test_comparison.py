@@ -365,7 +365,7 @@ def lines_of(folders: list[Path]) -> dict[str, tuple[tuple[str | None, ...], boo
 
 def test_what_differed_and_what_was_equal(three):
     lines = lines_of(three[0])
-    assert lines["Pooling"] == (("pcam, temperature 0.5", "avg", None), True)
+    assert lines["Pooling"] == (("lse, sharpness 10.0", "avg", None), True)
     assert lines["Initial weights"] == (("random, seed 0", "random, seed 1", None), True)
     assert lines["Order of images and augmentation"][1]
     assert lines["Backbone"] == (("slim, stride 8", "slim, stride 8", None), False)
