@@ -89,6 +89,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "turned + lse + intensity": {**TURNED, "pooling": "lse", **INTENSITY},
     "turned + lse + intensity + equivariance": {**TURNED, "pooling": "lse", **INTENSITY, **EQUIVARIANCE},
     "turned + lse + noise": {**TURNED, "pooling": "lse", **INTENSITY, "noise": 0.05, "sharpen": 1.0},
+    "turned + lse + softmax": {**TURNED, "pooling": "lse", "task": "multiclass"},
     "turned + lse + dense negative 1": {**TURNED, "pooling": "lse", "dense_negative": 1.0},
     "turned + topq + dense negative 1": {**TURNED, "pooling": TOPQ, "dense_negative": 1.0},
     "turned + intensity": {**TURNED, **INTENSITY},
