@@ -97,7 +97,7 @@ def drawn(table: Table, split: str, config: RunConfig) -> Drawn:
 def network(classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return UNet(2, 1, classes, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=1)
+        return UNet(2, 1, classes, channels=(16, 32, 64, 128), strides=(2, 2, 2), norm="batch")
 
 
 def train(data: Drawn, val: Drawn, config: RunConfig) -> nn.Module:
