@@ -231,7 +231,7 @@ DATA = {
 CELLS = {
     "acam-brats": (4, 16, 16),
     "chexnet": (7, 7),
-    "figshare-brain": (16, 16),
+    "figshare-brain": (12, 12),
     "gap-vgg16": (14, 14),
     "mnist-clear": (6, 6),
     "pcam-chestxray14": (16, 16),
