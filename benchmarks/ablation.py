@@ -9,13 +9,12 @@ on. Only validation is looked at; `--test ARM ...` opens test for the runs of ar
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from benchmarks.pooling_results import hardware, numbers, rewrite, spread
+from benchmarks.pooling_results import append, hardware, numbers, rewrite, spread
 from lesioncam.config import make_config
 from lesioncam.pipeline.jobs import Ended, side_by_side
 from lesioncam.pipeline.steps import Run, evaluate, run
@@ -183,7 +182,7 @@ def main(words: Sequence[str]) -> int:
         if how.error or how.interrupted:
             print(f"{task.data} {task.arm} seed {task.seed}: {how.error or 'interrupted'}", file=sys.stderr)
             return
-        append(args.csv, {**how.value, "command": typed()})
+        append(args.csv, {**how.value, "command": typed()}, COLUMNS)
         shown = ", ".join(f"{name} {how.value[name]:.3f}" for name in ("auroc", "pointing_game", "dice"))
         print(f"{task.data} {task.arm} seed {task.seed} {task.split}: {shown}", file=sys.stderr, flush=True)
 
@@ -264,16 +263,6 @@ def rows_of(path: Path) -> pd.DataFrame:
 
 def known(rows: pd.DataFrame, task: Task) -> bool:
     return bool(len(rows) and (rows[list(KEY)] == [getattr(task, key) for key in KEY]).all(axis=1).any())
-
-
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def section(rows: pd.DataFrame) -> str:

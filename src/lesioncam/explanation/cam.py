@@ -77,7 +77,9 @@ def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
     with torch.inference_mode():
         images = torch.from_numpy(sample.image)[None].contiguous(memory_format=memory_format(sample.image.ndim - 1))
         output = classifier(images, torch.from_numpy(sample.valid)[None, None])
-    raw = _without_air(output.maps[0].float().numpy(), sample)
+    raw = output.maps[0].float().numpy()
+    if classifier.card.config.preprocess.air == "padding":
+        raw = _without_air(raw, sample)
     heatmap = Heatmap(
         raw, classifier.classes, "cam", "head", sample.geometry, _scale(classifier, "cam"), classifier.card.origin
     )
@@ -89,10 +91,8 @@ def _without_air(raw: np.ndarray, sample: Sample) -> np.ndarray:
     """Maps ``(K, *s)`` where air counts as padding: no label ever reached its cells, so they say nothing.
 
     They are as cold as the body's coldest cell; right beside the body half as far down, so that what lies at its edge
-    does not fade. Padding beside the image is left alone, since no pixel of the file lies there.
+    does not fade.
     """
-    if sample.valid.sum() >= sample.geometry.valid().sum():  # a mirrored view may be padded at its other side
-        return raw
     inside = shrink_valid(torch.from_numpy(sample.valid)[None, None], tuple(raw.shape[1:]))[0, 0].numpy()
     distance, nearest = distance_transform_edt(~inside, return_indices=True)
     coldest = raw[:, inside].min(axis=1).reshape(-1, *(1,) * inside.ndim)
@@ -130,7 +130,9 @@ def explained(
     else:
         model, layer = classifier.network, card.adopted.layer
     maps = explain(model, images, method, layer if method not in LAYERLESS else None, **(options or {}))
-    raw = _without_air(maps.raw[0].cpu().numpy(), sample)
+    raw = maps.raw[0].cpu().numpy()
+    if card.adopted is None and card.config.preprocess.air == "padding":
+        raw = _without_air(raw, sample)
     origin = None if raw.shape[1:] == sample.image.shape[1:] else card.origin
     heatmap = Heatmap(raw, classifier.classes, method, maps.layer, sample.geometry, _scale(classifier, method), origin)
     return Explained(maps.scores[0].cpu().numpy(), heatmap)

@@ -310,6 +310,8 @@ def _choice(config: Mapping[str, Any], group: str, head: str) -> str | None:
         return None
     own = {key.removeprefix(f"{group}."): value for key, value in config.items() if key.startswith(f"{group}.")}
     name = str(own.pop(head))
+    if not own.get("multiscale"):
+        own.pop("multiscale", None)  # 0 is none of them
     options = [f"{k.removeprefix('options.')} {_said(v)}" for k, v in own.items() if v not in (None, {}, [])]
     return ", ".join([name, *options])
 

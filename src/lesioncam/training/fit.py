@@ -70,7 +70,7 @@ class Plan:
         counts = ", ".join(f"{n} {name}" for name, n in self.images.items())
         return (
             f"images: {counts}\nnetwork: {self.parameters:,} parameters, {self.steps:,} steps\n"
-            f"time: at most {self.seconds / 60:.1f} min of training here (early stopping may end it sooner)\n"
+            f"time: at most {self.seconds / 60:.1f} min of training here\n"
             f"memory: about {self.memory_gb:.1f} GB   disk: about {self.disk_gb:.2f} GB"
         )
 
