@@ -1,6 +1,8 @@
 """Bad input: one clear sentence with the row or file and the way out, exit code 2, nothing half-written."""
 
 import errno
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +215,13 @@ def test_the_resolved_configuration_loads_back_equal():
     )
     again = RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))))
     assert again == config
+
+
+def test_what_to_type_next_can_be_typed_where_a_name_has_spaces(toy, tmp_path, capsys):
+    folder, table = tmp_path / "my images", tmp_path / "my table.csv"
+    for name in ("sick", "healthy"):
+        (folder / name).mkdir(parents=True)
+        shutil.copy(next(toy.parent.glob("p*.png")), folder / name / "one.png")
+    assert main(["index", str(folder), "-o", str(table)]) == 0
+    words = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+    assert words == ["lesioncam", "check", str(table)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ def index(words: Sequence[str]) -> int:
     frame = index_source(args.source, labels=args.labels, on=args.on)
     write_index(frame, args.out)
     about = describe_source(args.source)
-    print(f"{about}{len(frame)} images: {args.out}\nnext: lesioncam check {args.out}")
+    print(f"{about}{len(frame)} images: {args.out}\nnext: lesioncam check {_typed(args.out)}")
     return 0
 
 
@@ -283,9 +284,9 @@ def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
         return 130
     if verb == "run":
         print(_numbers(done, "val"))
-        print(f"\nreport: {done.report}\nnext:   lesioncam evaluate {args.out} --split test")
+        print(f"\nreport: {done.report}\nnext:   lesioncam evaluate {_typed(args.out)} --split test")
     else:
-        print(f"model: {args.out}/model\nnext:  lesioncam run -o {args.out} --resume")
+        print(f"model: {args.out}/model\nnext:  lesioncam run -o {_typed(args.out)} --resume")
     return 0
 
 
@@ -345,7 +346,7 @@ def sweep(words: Sequence[str]) -> int:
         return 130
     print((args.out / "summary.md").read_text())
     shared = args.folds is None and sum(row["state"] == "done" for row in rows_of(args.out)) > 1
-    hint = f"\nnext: lesioncam compare {args.out}/runs/* -o {args.out}/compared" if shared else ""
+    hint = f"\nnext: lesioncam compare {_typed(args.out)}/runs/* -o {_typed(args.out)}/compared" if shared else ""
     print(f"runs: {args.out / 'sweep.csv'}{hint}")
     return 0
 
@@ -374,7 +375,7 @@ def calibrate(words: Sequence[str]) -> int:
     card = steps.recalibrate(args.run, progress=_watched(), **{k: v for k, v in asked.items() if v is not None})
     for name, decision, cut in zip(card.classes, card.decisions or (), card.thresholds or (), strict=True):
         print(f"{name}: image threshold {decision.value:.3f}, map threshold {cut.value:.3f} ({cut.source})")
-    print(f"next: lesioncam evaluate {args.run}")
+    print(f"next: lesioncam evaluate {_typed(args.run)}")
     return 0
 
 
@@ -655,7 +656,7 @@ def adopt(words: Sequence[str]) -> int:
         overwrite=args.overwrite,
         progress=_watched(),
     )
-    print(f"{done.test}\nnext: lesioncam evaluate {args.out}")
+    print(f"{done.test}\nnext: lesioncam evaluate {_typed(args.out)}")
     return 0
 
 
@@ -751,3 +752,8 @@ def _log() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("matplotlib", "PIL", "fontTools", "timm", "lightning", "lightning.pytorch", "httpx", "h5py"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _typed(path: object) -> str:
+    """A path as it can be typed again, also with spaces."""
+    return shlex.quote(str(path))
