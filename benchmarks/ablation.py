@@ -24,9 +24,9 @@ import pandas as pd
 import torch
 
 from benchmarks.pooling_results import append, hardware, numbers, rewrite, spread
-from lesioncam.config import make_config
-from lesioncam.pipeline.jobs import Ended, side_by_side
-from lesioncam.pipeline.steps import Run, evaluate, run
+from lesioncam.options.run import make_config
+from lesioncam.verbs.jobs import Ended, side_by_side
+from lesioncam.verbs.steps import Run, evaluate, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 MARKS = ("<!-- aids -->\n", "<!-- end of aids -->\n")

@@ -21,14 +21,14 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
-from lesioncam.config import RunConfig, make_config
 from lesioncam.data.augment import apply_augment, apply_placement, sample_augment
-from lesioncam.data.io import read_image
+from lesioncam.data.io.image import read_image
 from lesioncam.data.preprocess import Preprocess
-from lesioncam.data.table import Table, read_table
-from lesioncam.pipeline.steps import evaluate_maps
-from lesioncam.pipeline.truth import read_masks
+from lesioncam.data.table.table import Table, read_table
+from lesioncam.measurement.truth import read_masks
+from lesioncam.options.run import RunConfig, make_config
 from lesioncam.types import Record, Sample
+from lesioncam.verbs.steps import evaluate_maps
 
 logger = logging.getLogger(__name__)
 

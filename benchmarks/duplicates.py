@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lesioncam.data.duplicates import Prints, find_duplicates, match_prints, one_thread_each
-from lesioncam.data.io import read_image
+from lesioncam.data.io.image import read_image
+from lesioncam.data.table.duplicates import Prints, find_duplicates, match_prints, one_thread_each
 from lesioncam.functional.prints import SIDE, WINDOWS, image_print
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

@@ -135,8 +135,8 @@ def same_layer(layer: str) -> tuple[str, ...]:
 
 
 def cam_rows(net: nn.Module, images: Tensor) -> str:
-    from lesioncam.config import make_config
     from lesioncam.models.classifier import build_classifier
+    from lesioncam.options.run import make_config
 
     config = make_config(backbone="densenet121,stride=32", preprocess={"channels": 3})
     own = build_classifier(config, CLASSES).eval()

@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 
 import lesioncam as lc
-from lesioncam.data.io import read_image
+from lesioncam.data.io.image import read_image
 from lesioncam.data.preprocess import display_image
 from lesioncam.explanation.cam import METHODS
-from lesioncam.files import RunFolder, write_with
+from lesioncam.files import write_with
+from lesioncam.functional.overlay import overlay
+from lesioncam.inference.look import look, unit_scale
+from lesioncam.measurement.truth import read_masks
 from lesioncam.models.checkpoint import TrainedClassifier
-from lesioncam.pipeline.case import look, unit_scale
-from lesioncam.pipeline.measure import run_table
-from lesioncam.pipeline.truth import read_masks
-from lesioncam.reporting.overlay import overlay
+from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.table import run_table
 from lesioncam.types import Record
 
 SIDE = 1.02

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.explain import alternate, one_thread
-from lesioncam.config import POOLING_TYPES, make_config, parse_pooling
 from lesioncam.models.classifier import Classifier, build_classifier
 from lesioncam.models.pooling import LEARNABLE, Pool, Seen, build_pool
+from lesioncam.options.poolings import POOLING_TYPES, parse_pooling
+from lesioncam.options.run import make_config
 
 CLASSES, BATCH, SIDE, STRIDE, ROUNDS = 14, 32, 256, 8, 5
 LIMITS = {True: 5.0, False: 2.0}

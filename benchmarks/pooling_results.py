@@ -23,13 +23,13 @@ import pandas as pd
 import psutil
 import torch
 
-from lesioncam.config import POOLING_TYPES
 from lesioncam.data.phantom import Phantom, write_phantom
 from lesioncam.evaluation.controls import is_method
 from lesioncam.evaluation.summary import best_control
 from lesioncam.files import write_text
-from lesioncam.pipeline.steps import Run, demo_config, evaluate
-from lesioncam.pipeline.sweep import sweep
+from lesioncam.options.poolings import POOLING_TYPES
+from lesioncam.verbs.steps import Run, demo_config, evaluate
+from lesioncam.verbs.sweep import sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- poolings -->\n", "<!-- end of poolings -->\n"

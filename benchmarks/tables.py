@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.check import check_table
-from lesioncam.data.split import split_table
-from lesioncam.data.table import read_table
+from lesioncam.data.table.check import check_table
+from lesioncam.data.table.split import split_table
+from lesioncam.data.table.table import read_table
 
 ROWS, PATIENTS, LIMIT = 112_120, 30_805, 5.0
 FINDINGS = [f"Finding {i}" for i in range(14)]

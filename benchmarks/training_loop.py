@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lesioncam.config import AugmentConfig, make_config
 from lesioncam.data.cache import ImageCache
 from lesioncam.data.dataset import ImageSet, make_loader
 from lesioncam.functional.losses import bce_loss
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.data import AugmentConfig
+from lesioncam.options.run import make_config
 from lesioncam.training.fit import calm
 from lesioncam.training.modules import ClassifierModule
 

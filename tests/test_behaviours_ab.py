@@ -18,11 +18,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import lesioncam as lc
-from lesioncam.config import make_config
 from lesioncam.errors import ImageError, LesioncamError, ModelError, OptionError
 from lesioncam.explanation.explain import METHODS
 from lesioncam.functional.cam import FORMULAS
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.run import make_config
 
 CLOSED = ["gradcam", "hirescam", "xgradcam"]
 """On a network that ends in a mean and a linear layer these are class map / number of places, bias left out."""

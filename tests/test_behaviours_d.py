@@ -8,17 +8,19 @@ import pandas as pd
 import pytest
 
 import lesioncam as lc
-from lesioncam.data.split import split_table
-from lesioncam.data.table import SPLITS, Table
+from lesioncam.data.table.split import split_table
+from lesioncam.data.table.table import SPLITS, Table
 from lesioncam.errors import LesioncamError, TableError
 from lesioncam.evaluation.cases import COLUMNS, read_cases
 from lesioncam.evaluation.controls import CONTROLS
 from lesioncam.evaluation.summary import METRICS, summarise
-from lesioncam.files import RunFolder, read_json
+from lesioncam.files import read_json
 from lesioncam.functional.boxes import box_overlaps
 from lesioncam.functional.segmentation import dice_at_thresholds, overlap_counts
 from lesioncam.functional.sweep import box_sweep
-from lesioncam.models.checkpoint import load_classifier, update_card
+from lesioncam.models.checkpoint import load_classifier
+from lesioncam.runs.card import update_card
+from lesioncam.runs.folder import RunFolder
 from lesioncam.segmentation.threshold import THRESHOLDS, DiceSearch
 from lesioncam.types import Threshold
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from lesioncam.config import POOLING_TYPES, make_config, parse_pooling
 from lesioncam.functional.pooling import POOLINGS, avg_pool, max_pool
 from lesioncam.models.classifier import Classifier, build_classifier
 from lesioncam.models.pooling import Seen, build_pool
+from lesioncam.options.poolings import POOLING_TYPES, parse_pooling
+from lesioncam.options.run import make_config
 from lesioncam.types import ClassifierOutput
 
 LN3 = math.log(3.0)
@@ -182,9 +183,9 @@ def test_e1_an_unknown_label_has_exactly_no_gradient(loss):
     import numpy as np
     import pandas as pd
 
-    from lesioncam.config import TableConfig
-    from lesioncam.data.policy import targets_of
-    from lesioncam.data.table import Table
+    from lesioncam.data.table.table import Table
+    from lesioncam.data.table.targets import targets_of
+    from lesioncam.options.data import TableConfig
     from lesioncam.training.losses import WARM_UP, build_loss
 
     states = np.float32([[1, -1, float("nan")], [0, float("nan"), -1], [1, -1, -1], [0, -1, float("nan")]])

@@ -8,9 +8,9 @@ import pytest
 
 import lesioncam
 from lesioncam.cli import VERBS, main
-from lesioncam.config import POOLING_TYPES, PRESETS
 from lesioncam.functional.pooling import POOLINGS
 from lesioncam.models.pooling import LEARNABLE
+from lesioncam.options.poolings import POOLING_TYPES, PRESETS
 
 ROOT = Path(lesioncam.__file__).parent
 

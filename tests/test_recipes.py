@@ -13,15 +13,15 @@ from PIL import Image
 from lesioncam.cli import main
 from lesioncam.cli.parse import parse
 from lesioncam.cli.verbs import RunArgs, _with_recipe
-from lesioncam.config import make_config
-from lesioncam.data.io import read_image
+from lesioncam.data.io.image import read_image
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import OptionError
-from lesioncam.files import RunFolder
 from lesioncam.models.checkpoint import load_classifier
 from lesioncam.models.classifier import build_classifier
-from lesioncam.pipeline.recipe import describe_recipe, list_recipes, load_recipe, recipe_files
-from lesioncam.pipeline.steps import train
+from lesioncam.options.recipes import describe_recipe, list_recipes, load_recipe, recipe_files
+from lesioncam.options.run import make_config
+from lesioncam.runs.folder import RunFolder
+from lesioncam.verbs.steps import train
 
 NAMES = ["acam-brats", "chexnet", "figshare-brain", "gap-vgg16", "mnist-clear", "pcam-chestxray14", "pcam-chexpert"]
 
@@ -158,8 +158,8 @@ def test_chexpert_labels_are_read_as_published(tmp_path):
     cells = [["", "-1.0", "-1.0", "-1.0", "-1.0", "-1.0", "1.0"], ["", "1.0", "", "0.0", "1.0", "", ""]]
     frame = pd.DataFrame([a + b for a, b in zip(rows, cells, strict=True)], columns=["Path", "Sex", "Age", *findings])
     frame.to_csv(tmp_path / "train.csv", index=False)
-    from lesioncam.data.policy import targets_of
-    from lesioncam.data.table import read_table
+    from lesioncam.data.table.table import read_table
+    from lesioncam.data.table.targets import targets_of
 
     config = load_recipe("pcam-chexpert").config
     table = read_table(tmp_path / "train.csv", config=config.table)
@@ -270,7 +270,7 @@ def test_a_recipe_takes_a_step_at_its_own_size(tmp_path, name):
 def test_mnist_clear_reads_99_of_100_digits(real_data, tmp_path):
     """The whole recipe on the real digits, in minutes; the clock is that of `make bench`."""
     from lesioncam.data.sources import index_source, write_index
-    from lesioncam.pipeline.steps import evaluate, run
+    from lesioncam.verbs.steps import evaluate, run
 
     if not (real_data / "mnist").is_dir():
         pytest.skip("mnist of the real images is not here")

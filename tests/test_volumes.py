@@ -11,15 +11,15 @@ from PIL import Image
 from scipy import ndimage
 
 from lesioncam.cli import main
-from lesioncam.config import RunConfig, make_config
-from lesioncam.data.check import check_table, require_axes
-from lesioncam.data.io import read_image
-from lesioncam.data.nifti import read_grid
-from lesioncam.data.table import read_table
+from lesioncam.data.io.image import read_image
+from lesioncam.data.io.nifti import read_grid
+from lesioncam.data.table.check import check_table, require_axes
+from lesioncam.data.table.table import read_table
 from lesioncam.errors import TableError
+from lesioncam.inference.look import look
+from lesioncam.measurement.truth import read_boxes
 from lesioncam.models.checkpoint import load_classifier
-from lesioncam.pipeline.case import look
-from lesioncam.pipeline.truth import read_boxes
+from lesioncam.options.run import RunConfig, make_config
 
 SHAPE = {"RAS": (26, 33, 15), "LPI": (26, 33, 15), "ASR": (33, 15, 26)}
 ORIENTED = {

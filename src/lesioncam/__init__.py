@@ -12,84 +12,83 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lesioncam.config import (
+    from lesioncam.data.preprocess import Preprocess
+    from lesioncam.data.sources import index_source
+    from lesioncam.data.table.check import check_table
+    from lesioncam.data.table.split import split_table
+    from lesioncam.data.table.table import Table, read_table, write_table
+    from lesioncam.errors import LesioncamError
+    from lesioncam.explanation.explain import explain
+    from lesioncam.geometry import Geometry
+    from lesioncam.inference.explainer import Explainer
+    from lesioncam.inference.look import analyse
+    from lesioncam.models.checkpoint import load_classifier as load
+    from lesioncam.options.data import TableConfig
+    from lesioncam.options.networks import BackboneConfig, HeadConfig
+    from lesioncam.options.poolings import (
         AcamPool,
         AttentionPool,
         AvgPool,
-        BackboneConfig,
         ExpPool,
-        HeadConfig,
         LinearPool,
         LsePool,
         MaxPool,
         NoisyOrPool,
         PcamPool,
-        RunConfig,
-        TableConfig,
         TopqPool,
     )
-    from lesioncam.data.check import check_table
-    from lesioncam.data.preprocess import Preprocess
-    from lesioncam.data.sources import index_source
-    from lesioncam.data.split import split_table
-    from lesioncam.data.table import Table, read_table, write_table
-    from lesioncam.errors import LesioncamError
-    from lesioncam.explanation.explain import explain
-    from lesioncam.geometry import Geometry
-    from lesioncam.models.checkpoint import load_classifier as load
-    from lesioncam.pipeline.adopt import adopt
-    from lesioncam.pipeline.case import analyse
-    from lesioncam.pipeline.explainer import Explainer
-    from lesioncam.pipeline.recipe import load_recipe
-    from lesioncam.pipeline.steps import demo, evaluate, evaluate_maps, predict, report, run, train
-    from lesioncam.pipeline.sweep import sweep
-    from lesioncam.reporting.comparison import compare_runs as compare
+    from lesioncam.options.recipes import load_recipe
+    from lesioncam.options.run import RunConfig
+    from lesioncam.reporting.comparison.comparison import compare_runs as compare
     from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Heatmaps, Segmentation
+    from lesioncam.verbs.adopt import adopt
+    from lesioncam.verbs.steps import demo, evaluate, evaluate_maps, predict, report, run, train
+    from lesioncam.verbs.sweep import sweep
 
 _HOMES = {
-    "AcamPool": "lesioncam.config",
-    "AttentionPool": "lesioncam.config",
-    "AvgPool": "lesioncam.config",
-    "BackboneConfig": "lesioncam.config",
+    "AcamPool": "lesioncam.options.poolings",
+    "AttentionPool": "lesioncam.options.poolings",
+    "AvgPool": "lesioncam.options.poolings",
+    "BackboneConfig": "lesioncam.options.networks",
     "CaseResult": "lesioncam.types",
     "ClassifierOutput": "lesioncam.types",
-    "ExpPool": "lesioncam.config",
-    "Explainer": "lesioncam.pipeline.explainer",
+    "ExpPool": "lesioncam.options.poolings",
+    "Explainer": "lesioncam.inference.explainer",
     "Geometry": "lesioncam.geometry",
-    "HeadConfig": "lesioncam.config",
+    "HeadConfig": "lesioncam.options.networks",
     "Heatmap": "lesioncam.types",
     "Heatmaps": "lesioncam.types",
     "LesioncamError": "lesioncam.errors",
-    "LinearPool": "lesioncam.config",
-    "LsePool": "lesioncam.config",
-    "MaxPool": "lesioncam.config",
-    "NoisyOrPool": "lesioncam.config",
-    "PcamPool": "lesioncam.config",
+    "LinearPool": "lesioncam.options.poolings",
+    "LsePool": "lesioncam.options.poolings",
+    "MaxPool": "lesioncam.options.poolings",
+    "NoisyOrPool": "lesioncam.options.poolings",
+    "PcamPool": "lesioncam.options.poolings",
     "Preprocess": "lesioncam.data.preprocess",
-    "RunConfig": "lesioncam.config",
+    "RunConfig": "lesioncam.options.run",
     "Segmentation": "lesioncam.types",
-    "Table": "lesioncam.data.table",
-    "TableConfig": "lesioncam.config",
-    "TopqPool": "lesioncam.config",
-    "adopt": "lesioncam.pipeline.adopt",
-    "analyse": "lesioncam.pipeline.case",
-    "check_table": "lesioncam.data.check",
-    "compare": "lesioncam.reporting.comparison:compare_runs",
-    "demo": "lesioncam.pipeline.steps",
-    "evaluate": "lesioncam.pipeline.steps",
-    "evaluate_maps": "lesioncam.pipeline.steps",
+    "Table": "lesioncam.data.table.table",
+    "TableConfig": "lesioncam.options.data",
+    "TopqPool": "lesioncam.options.poolings",
+    "adopt": "lesioncam.verbs.adopt",
+    "analyse": "lesioncam.inference.look",
+    "check_table": "lesioncam.data.table.check",
+    "compare": "lesioncam.reporting.comparison.comparison:compare_runs",
+    "demo": "lesioncam.verbs.steps",
+    "evaluate": "lesioncam.verbs.steps",
+    "evaluate_maps": "lesioncam.verbs.steps",
     "explain": "lesioncam.explanation.explain",
     "index_source": "lesioncam.data.sources",
     "load": "lesioncam.models.checkpoint:load_classifier",
-    "load_recipe": "lesioncam.pipeline.recipe",
-    "predict": "lesioncam.pipeline.steps",
-    "read_table": "lesioncam.data.table",
-    "report": "lesioncam.pipeline.steps",
-    "run": "lesioncam.pipeline.steps",
-    "split_table": "lesioncam.data.split",
-    "sweep": "lesioncam.pipeline.sweep",
-    "train": "lesioncam.pipeline.steps",
-    "write_table": "lesioncam.data.table",
+    "load_recipe": "lesioncam.options.recipes",
+    "predict": "lesioncam.verbs.steps",
+    "read_table": "lesioncam.data.table.table",
+    "report": "lesioncam.verbs.steps",
+    "run": "lesioncam.verbs.steps",
+    "split_table": "lesioncam.data.table.split",
+    "sweep": "lesioncam.verbs.sweep",
+    "train": "lesioncam.verbs.steps",
+    "write_table": "lesioncam.data.table.table",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lesioncam.cli import main
-from lesioncam.config import RunConfig, make_config
 from lesioncam.errors import OptionError
+from lesioncam.options.run import RunConfig, make_config
 
 QUICK = [
     "--columns",
@@ -166,7 +166,7 @@ def test_a_folder_that_exists(toy, tmp_path, capsys):
 
 
 def test_tensorboard_that_is_not_installed(table, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lesioncam.pipeline.steps.find_spec", lambda _name: None)
+    monkeypatch.setattr("lesioncam.verbs.steps.find_spec", lambda _name: None)
     assert "lesioncam[tensorboard]" in refused(table, tmp_path, capsys, "--tensorboard")
 
 

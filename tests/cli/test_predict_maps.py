@@ -10,10 +10,10 @@ from PIL import Image
 
 import lesioncam as lc
 from lesioncam.cli import main
-from lesioncam.config import MAPS, RunConfig
 from lesioncam.errors import OptionError
 from lesioncam.explanation.cam import METHODS, Padded
 from lesioncam.explanation.explain import METHODS as ALL
+from lesioncam.options.run import MAPS, RunConfig
 
 QUICK = [name for name in MAPS if name not in ("rise", "smoothgrad", "occlusion", "integrated_gradients", "scorecam")]
 ROW, COLUMN = 34, 26

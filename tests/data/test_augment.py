@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import AugmentConfig
 from lesioncam.data.augment import AugmentParams, apply_augment, apply_placement, sample_augment
+from lesioncam.options.data import AugmentConfig
 
 SHAPE = (1, 1, 41, 61)
 

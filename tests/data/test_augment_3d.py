@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import AugmentConfig
 from lesioncam.data.augment import AugmentParams, apply_augment, apply_placement, sample_augment
+from lesioncam.options.data import AugmentConfig
 
 
 def ball(place, shape=(24, 30, 36), width=2.0):

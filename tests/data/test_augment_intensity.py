@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from lesioncam.config import AugmentConfig
 from lesioncam.data.augment import AugmentParams, apply_augment, sample_augment
+from lesioncam.options.data import AugmentConfig
 
 STILL = {"rotation": 0, "shift": 0, "scale": 0, "flip": 0, "contrast": 0, "gamma": 0}
 NEW = {"histogram": 0.8, "bias_field": 0.5, "defocus": 1.5, "sharpen": 1.0, "coarse": 1.0, "cutout": 0.4}

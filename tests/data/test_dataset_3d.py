@@ -4,9 +4,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from lesioncam.config import AugmentConfig, PreprocessConfig
 from lesioncam.data.cache import ImageCache
 from lesioncam.data.dataset import ImageSet
+from lesioncam.options.data import AugmentConfig, PreprocessConfig
 
 
 def write(folder, count: int = 3) -> list[str]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import PreprocessConfig
 from lesioncam.data.preprocess import Preprocess, display_image, foreground_box, to_planes
 from lesioncam.errors import GeometryError, ImageError
 from lesioncam.geometry import OUTSIDE, Geometry, resize
+from lesioncam.options.data import PreprocessConfig
 
 SIZES = [(300, 180), (180, 300), (256, 256), (97, 131)]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import PreprocessConfig
 from lesioncam.data import phantom as ph
 from lesioncam.data.preprocess import Preprocess, body_mask, foreground_box
+from lesioncam.options.data import PreprocessConfig
 
 
 def disc(size, centre, radius):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import AugmentConfig, PreprocessConfig, make_config
 from lesioncam.data.augment import AugmentParams, apply_augment, sample_augment
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import OptionError
+from lesioncam.options.data import AugmentConfig, PreprocessConfig
+from lesioncam.options.run import make_config
 
 PLAIN = {"size": 8, "crop": False, "normalise": "range"}
 

@@ -9,10 +9,10 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 from lesioncam import Preprocess
-from lesioncam.config import PreprocessConfig, ResizeCropConfig
 from lesioncam.data.preprocess import ResizeCrop
 from lesioncam.errors import GeometryError, ImageError, ModelError, OptionError
 from lesioncam.geometry import OUTSIDE, Geometry
+from lesioncam.options.data import PreprocessConfig, ResizeCropConfig
 
 MODES = ["center", "squash", "border"]
 NATIVES = [(250, 300), (301, 177), (100, 640), (40, 30), (224, 224)]

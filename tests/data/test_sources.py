@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lesioncam.data.check import check_table
 from lesioncam.data.sources import SOURCES, index_source, write_index
-from lesioncam.data.table import read_table
+from lesioncam.data.table.check import check_table
+from lesioncam.data.table.table import read_table
 from lesioncam.errors import OptionError, TableError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from lesioncam.cli import main
-from lesioncam.data.check import ONE_SIDED, check_table
-from lesioncam.data.io import read_image
+from lesioncam.data.io.image import read_image
 from lesioncam.data.sources import SOURCES, index_source, write_index
-from lesioncam.data.table import read_table, write_table
+from lesioncam.data.table.check import ONE_SIDED, check_table
+from lesioncam.data.table.table import read_table, write_table
 from lesioncam.errors import TableError
 
 

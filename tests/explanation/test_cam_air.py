@@ -5,10 +5,11 @@ import pytest
 import torch
 
 import lesioncam as lc
-from lesioncam.config import make_config
 from lesioncam.explanation.cam import cam, explained
-from lesioncam.models.checkpoint import ModelCard, TrainedClassifier
+from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.run import make_config
+from lesioncam.runs.card import ModelCard
 
 
 def disc(size=96, radius=30):

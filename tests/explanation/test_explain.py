@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import lesioncam as lc
-from lesioncam.config import make_config
 from lesioncam.errors import ImageError, ModelError, OptionError
 from lesioncam.explanation.explain import METHODS
-from lesioncam.models.checkpoint import ModelCard, TrainedClassifier
+from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.run import make_config
+from lesioncam.runs.card import ModelCard
 from lesioncam.types import Heatmaps
 
 FEW = {"rise": {"masks": 64}, "smoothgrad": {"samples": 4}}

@@ -9,12 +9,12 @@ from monai.networks import nets as monai
 from torch import nn
 
 import lesioncam as lc
-from lesioncam.config import make_config
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.explanation.capture import capture, quiet, take
 from lesioncam.explanation.layers import Grid, choose_layer, grid_of
 from lesioncam.functional.cam import hirescam
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.run import make_config
 
 SMALL = {"patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 3}
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lesioncam.config import POOLING_TYPES
 from lesioncam.functional.pooling import (
     POOLINGS,
     avg_pool,
@@ -20,6 +19,7 @@ from lesioncam.functional.pooling import (
     pcam_pool,
     topq_pool,
 )
+from lesioncam.options.poolings import POOLING_TYPES
 
 LN3 = math.log(3.0)
 NAMES = sorted(POOLINGS)

@@ -5,9 +5,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from lesioncam.config import BackboneConfig
 from lesioncam.errors import ModelError
 from lesioncam.models.backbone import build_backbone, measure_origin
+from lesioncam.options.networks import BackboneConfig
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lesioncam.config import BackboneConfig, parse_backbone
 from lesioncam.errors import LesioncamError, ModelError
 from lesioncam.models.backbone import build_backbone, measure_origin
 from lesioncam.models.backbone3d import BUILDERS
 from lesioncam.models.strides import factor, thin_out
+from lesioncam.options.networks import BackboneConfig, parse_backbone
 
 SMALL = "monai:resnet10,widen_factor=0.25"
 

@@ -6,28 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.config import (
+from lesioncam.errors import ModelError, RunError
+from lesioncam.explanation.cam import Padded, cam
+from lesioncam.functional.attention import axis_attention, combined
+from lesioncam.geometry import Geometry
+from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, save_classifier
+from lesioncam.models.classifier import Classifier, build_classifier, shrink_valid
+from lesioncam.models.pooling import Seen, build_pool, name_of
+from lesioncam.options.networks import HeadConfig
+from lesioncam.options.poolings import (
     POOLING_TYPES,
     AcamPool,
     AvgPool,
     CustomPool,
-    HeadConfig,
     LsePool,
     MaxPool,
     PcamPool,
-    RunConfig,
     TopqPool,
-    make_config,
     parse_pooling,
 )
-from lesioncam.errors import ModelError, RunError
-from lesioncam.explanation.cam import Padded, cam
-from lesioncam.files import RunFolder
-from lesioncam.functional.attention import axis_attention, combined
-from lesioncam.geometry import Geometry
-from lesioncam.models.checkpoint import ModelCard, TrainedClassifier, load_classifier, save_classifier, update_card
-from lesioncam.models.classifier import Classifier, build_classifier, shrink_valid
-from lesioncam.models.pooling import Seen, build_pool, name_of
+from lesioncam.options.run import RunConfig, make_config
+from lesioncam.runs.card import ModelCard, update_card
+from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Calibration, Sample, Threshold
 
 POOLS = [AvgPool(), MaxPool(), LsePool(), TopqPool(fraction=0.1), PcamPool()]

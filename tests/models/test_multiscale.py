@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lesioncam.config import RunConfig, make_config
 from lesioncam.errors import ModelError
 from lesioncam.models.backbone import MultiscaleBackbone, build_backbone, measure_origin
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.run import RunConfig, make_config
 
 SLIM = "slim,stride=8,multiscale=1,channels=[8,8,16,16],stem_width=8"
 

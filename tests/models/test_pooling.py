@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from lesioncam.config import (
+from lesioncam.errors import ModelError, OptionError
+from lesioncam.functional.pooling import POOLINGS
+from lesioncam.models.classifier import build_classifier
+from lesioncam.models.pooling import LEARNABLE, Seen, build_pool
+from lesioncam.options.poolings import (
     POOLING_TYPES,
     PRESETS,
     AcamPool,
@@ -11,14 +15,9 @@ from lesioncam.config import (
     CustomPool,
     LsePool,
     PcamPool,
-    RunConfig,
-    make_config,
     parse_pooling,
 )
-from lesioncam.errors import ModelError, OptionError
-from lesioncam.functional.pooling import POOLINGS
-from lesioncam.models.classifier import build_classifier
-from lesioncam.models.pooling import LEARNABLE, Seen, build_pool
+from lesioncam.options.run import RunConfig, make_config
 
 SEEN = Seen(channels=6, classes=3)
 

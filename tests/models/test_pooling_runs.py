@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lesioncam as lc
-from lesioncam.config import AcamPool
+from lesioncam.options.poolings import AcamPool
 
 
 class Weighted(torch.nn.Module):

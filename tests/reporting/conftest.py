@@ -240,7 +240,7 @@ def write_run(root: Path, made: Made) -> Path:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports are written without the files of their figures, which take most of the time."""
-    monkeypatch.setattr("lesioncam.reporting.html.save_plots", lambda plots, folder: [])
+    monkeypatch.setattr("lesioncam.reporting.report.html.save_plots", lambda plots, folder: [])
 
 
 @pytest.fixture

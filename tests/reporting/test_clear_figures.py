@@ -8,8 +8,8 @@ from PIL import Image
 
 from lesioncam.errors import GeometryError, LesioncamError, OptionError
 from lesioncam.functional.clear import palette
-from lesioncam.reporting import clear_figures
-from lesioncam.reporting.clear_figures import (
+from lesioncam.reporting.figures import clear_figures
+from lesioncam.reporting.figures.clear_figures import (
     ClearCase,
     ClearStyle,
     clear_picture,

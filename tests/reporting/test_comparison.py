@@ -15,16 +15,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from lesioncam.config import RunConfig, make_config
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.evaluation.cases import Truth, case_rows, read_cases, write_cases
 from lesioncam.evaluation.compare import compare, contenders_of
-from lesioncam.files import RunFolder, write_json, write_text
+from lesioncam.files import write_json, write_text
 from lesioncam.geometry import Geometry
-from lesioncam.reporting.compared import pairs_of, read_compared, repetitions, settings_of, split_of
-from lesioncam.reporting.comparison import compare_runs, latex_table
-from lesioncam.reporting.comparison_figures import difference_plots, value_plots
-from lesioncam.reporting.side_by_side import TITLES, Maps, lineups, mask_agreement, pick_cases, sampled_masks
+from lesioncam.options.run import RunConfig, make_config
+from lesioncam.reporting.comparison.compared import pairs_of, read_compared, repetitions, settings_of, split_of
+from lesioncam.reporting.comparison.comparison import compare_runs, latex_table
+from lesioncam.reporting.comparison.side_by_side import TITLES, Maps, lineups, mask_agreement, pick_cases, sampled_masks
+from lesioncam.reporting.figures.comparison_figures import difference_plots, value_plots
+from lesioncam.runs.folder import RunFolder
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
@@ -158,14 +159,14 @@ def write_facts(folder: RunFolder, fake: Fake) -> None:
 @pytest.fixture
 def without_figures(monkeypatch) -> None:
     """Comparisons are written without the files of their figures, which take most of the time."""
-    monkeypatch.setattr("lesioncam.reporting.comparison.save_plots", lambda plots, folder: [])
+    monkeypatch.setattr("lesioncam.reporting.comparison.comparison.save_plots", lambda plots, folder: [])
 
 
 @pytest.fixture
 def without_plots(monkeypatch, without_figures) -> None:
     """Pages without any plot: they are looked at elsewhere."""
     for name in ("value_plots", "difference_plots"):
-        monkeypatch.setattr(f"lesioncam.reporting.comparison.{name}", lambda table: [])
+        monkeypatch.setattr(f"lesioncam.reporting.comparison.comparison.{name}", lambda table: [])
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +274,7 @@ def test_a_failure_leaves_the_earlier_comparison(tmp_path, monkeypatch):
     folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", Fake(seed=1))]
     page = compare_runs(folders, tmp_path / "out", draws=20)
     before = page.read_bytes()
-    monkeypatch.setattr("lesioncam.reporting.comparison.bibliography", lambda text: 1 / 0)
+    monkeypatch.setattr("lesioncam.reporting.comparison.comparison.bibliography", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compare_runs(folders, tmp_path / "out", draws=20, overwrite=True)
     assert page.read_bytes() == before

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from PIL import Image
 
-from lesioncam.reporting.html import write_report
+from lesioncam.reporting.report.html import write_report
 
 
 def test_every_figure_is_a_file(plain_run):

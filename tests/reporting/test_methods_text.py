@@ -7,9 +7,10 @@ from typing import get_args
 
 import pytest
 
-from lesioncam.config import POOLING_TYPES, MapMethod
 from lesioncam.evaluation.compare import COMPARED
-from lesioncam.reporting.methods_text import REFERENCES, Described, Protocol, bibliography, methods_text
+from lesioncam.options.poolings import POOLING_TYPES
+from lesioncam.options.run import MapMethod
+from lesioncam.reporting.words.methods_text import REFERENCES, Described, Protocol, bibliography, methods_text
 
 CONFIG = {
     "pooling.kind": "pcam", "pooling.temperature": 0.5, "backbone.name": "slim", "backbone.stride": 8,

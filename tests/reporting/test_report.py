@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from lesioncam.errors import RunError
-from lesioncam.reporting.html import write_report
-from lesioncam.reporting.lights import lights
-from lesioncam.reporting.montage import readme_row
-from lesioncam.reporting.read import read_run
+from lesioncam.reporting.figures.montage import readme_row
+from lesioncam.reporting.report.html import write_report
+from lesioncam.reporting.report.lights import lights
+from lesioncam.reporting.report.read import read_run
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 VOID = {"meta", "link", "img", "br", "path", "circle", "use", "rect", "line"}

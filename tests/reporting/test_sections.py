@@ -14,13 +14,13 @@ from tests.reporting.conftest import add_rows, row, write_shortcut, write_subgro
 from tests.reporting.test_report import Page, order, read
 
 from lesioncam.evaluation.controls import CONTROLS
-from lesioncam.reporting.checklist import checklist
-from lesioncam.reporting.html import write_report
-from lesioncam.reporting.lights import lights
-from lesioncam.reporting.read import read_run
-from lesioncam.reporting.reliability import reliability
-from lesioncam.reporting.tables import FAMILIES, headlines
-from lesioncam.reporting.words import method_name, metric_name
+from lesioncam.reporting.figures.reliability import reliability
+from lesioncam.reporting.report.checklist import checklist
+from lesioncam.reporting.report.html import write_report
+from lesioncam.reporting.report.lights import lights
+from lesioncam.reporting.report.read import read_run
+from lesioncam.reporting.report.tables import FAMILIES, headlines
+from lesioncam.reporting.words.words import method_name, metric_name
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

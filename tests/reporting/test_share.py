@@ -13,9 +13,16 @@ import yaml
 from tests.reporting.conftest import Made, add_rows, row, write_run, write_shortcut, write_subgroups
 from tests.reporting.test_report import Page
 
-from lesioncam.reporting.html import write_report
-from lesioncam.reporting.read import read_run
-from lesioncam.reporting.share import bare_command, bare_config, bare_provenance, shareable, suppressed, suppressed_row
+from lesioncam.reporting.report.html import write_report
+from lesioncam.reporting.report.read import read_run
+from lesioncam.reporting.report.share import (
+    bare_command,
+    bare_config,
+    bare_provenance,
+    shareable,
+    suppressed,
+    suppressed_row,
+)
 
 NAMES = ("QUOKKA", "wombatius", "numbatova", "bilby", "potoroo", "dingo", "kookaburra", "echidna", "cassowary")
 """Easily recognised: images, patients, users, hosts, folders, readers, tools, columns, runs."""

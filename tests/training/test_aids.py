@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lesioncam as lc
-from lesioncam.config import AidsConfig, RunConfig, make_config
 from lesioncam.errors import OptionError, RunError
 from lesioncam.models.classifier import build_classifier
+from lesioncam.options.run import RunConfig, make_config
+from lesioncam.options.training import AidsConfig
 from lesioncam.training.aids import (
     Lattice,
     Warp,

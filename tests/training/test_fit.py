@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import lesioncam as lc
-from lesioncam.config import AugmentConfig, PreprocessConfig, make_config
 from lesioncam.data.cache import ImageCache
 from lesioncam.data.dataset import EpochSampler, ImageSet, make_loader
 from lesioncam.errors import LesioncamError
 from lesioncam.files import read_json
+from lesioncam.options.data import AugmentConfig, PreprocessConfig
+from lesioncam.options.run import make_config
 from lesioncam.training import fit as training
 
 

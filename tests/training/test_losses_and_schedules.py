@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import lesioncam as lc
-from lesioncam.config import RunConfig, make_config
 from lesioncam.data.cache import ImageCache
 from lesioncam.data.dataset import ImageSet
-from lesioncam.data.policy import Targets
+from lesioncam.data.table.policy import Targets
 from lesioncam.errors import LesioncamError
 from lesioncam.functional.losses import bce_loss
+from lesioncam.options.run import RunConfig, make_config
 from lesioncam.training.losses import AucprBound, build_loss
 from lesioncam.training.modules import laid_out, make_optimizer, make_schedule
 

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 import lesioncam as lc
 from lesioncam.errors import LesioncamError, TableError
 from lesioncam.evaluation.cases import read_cases
-from lesioncam.files import RunFolder
+from lesioncam.runs.folder import RunFolder
 
 KINDS = {("0", "0"): "none", ("1", "0"): "dot", ("0", "1"): "bar", ("1", "1"): "both"}
 
@@ -89,8 +89,8 @@ def test_balanced_accuracy_is_that_of_the_likeliest_class(multiclass):
 
 def test_a_run_of_its_table_reads_it_back(multiclass):
     """The row without a kind says nothing; the others are one-hot."""
-    from lesioncam.data.policy import targets_of
-    from lesioncam.pipeline.measure import run_table
+    from lesioncam.data.table.targets import targets_of
+    from lesioncam.runs.table import run_table
 
     labels = targets_of(
         run_table(RunFolder(multiclass.folder)), multiclass.classifier().card.config.table, "multiclass"
@@ -121,7 +121,7 @@ def test_the_epoch_with_the_best_kappa_is_kept(ordinal):
 
 
 def test_all_metrics_hold_kappa_once(ordinal):
-    from lesioncam.pipeline.steps import evaluate
+    from lesioncam.verbs.steps import evaluate
 
     before = ordinal.metrics()
     metrics = evaluate(ordinal, metrics="all")
@@ -143,7 +143,7 @@ def test_predictions_say_the_likeliest_grade_and_the_expected_one(ordinal, kinds
 
 
 def test_runs_of_one_task_compare_by_the_likeliest_class(ordinal, tmp_path):
-    from lesioncam.reporting.comparison import compare_runs
+    from lesioncam.reporting.comparison.comparison import compare_runs
 
     shutil.copytree(ordinal.folder, tmp_path / "twin")
     compare_runs([ordinal.folder, tmp_path / "twin"], tmp_path / "compared", draws=50)

@@ -10,20 +10,13 @@ import tyro
 import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from lesioncam.config import (
-    LOSSES,
-    OPTIMIZERS,
-    SCHEDULES,
-    BackboneConfig,
-    Pooling,
-    RunConfig,
-    TableConfig,
-    parse_backbone,
-    parse_kind,
-    parse_pooling,
-    validated,
-)
 from lesioncam.errors import OptionError
+from lesioncam.options.base import parse_kind, validated
+from lesioncam.options.data import TableConfig
+from lesioncam.options.networks import BackboneConfig, parse_backbone
+from lesioncam.options.poolings import Pooling, parse_pooling
+from lesioncam.options.run import RunConfig
+from lesioncam.options.training import LOSSES, OPTIMIZERS, SCHEDULES
 
 __all__ = ["Pairs", "parse", "read_values", "with_settings"]
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from lesioncam.cli.parse import Pairs, parse
-from lesioncam.config import CalibrationKind, MapMethod, RunConfig, TableConfig, Task
+from lesioncam.options.data import TableConfig
+from lesioncam.options.run import CalibrationKind, MapMethod, RunConfig, Task
 
 if TYPE_CHECKING:
-    from lesioncam.data.duplicates import Pair
-    from lesioncam.data.table import Table
-    from lesioncam.pipeline.steps import Run
+    from lesioncam.data.table.duplicates import Pair
+    from lesioncam.data.table.table import Table
+    from lesioncam.verbs.steps import Run
 
 __all__ = [
     "adopt",
@@ -57,7 +58,7 @@ def demo(words: Sequence[str]) -> int:
     """`lesioncam demo`."""
     args = parse(DemoArgs, "demo", words)
     _log()
-    from lesioncam.pipeline import steps
+    from lesioncam.verbs import steps
 
     done = steps.demo(args.out, seed=args.seed, overwrite=args.overwrite, progress=_watched())
     print(_numbers(done, "test"))
@@ -114,9 +115,9 @@ def check(words: Sequence[str]) -> int:
     """`lesioncam check`."""
     args = parse(TableArgs, "check", words)
     _log()
-    from lesioncam.data.check import check_table
-    from lesioncam.data.policy import check_task
-    from lesioncam.data.table import read_table
+    from lesioncam.data.table.check import check_table
+    from lesioncam.data.table.table import read_table
+    from lesioncam.data.table.targets import check_task
 
     table = read_table(args.table, config=args.read)
     found = check_table(table, files=not args.no_files, policy=args.read)
@@ -156,8 +157,8 @@ def split(words: Sequence[str]) -> int:
     """`lesioncam split`."""
     args = parse(SplitArgs, "split", words)
     _log()
-    from lesioncam.data.duplicates import collect_prints, find_duplicates
-    from lesioncam.data.table import SPLITS, read_table, write_table
+    from lesioncam.data.table.duplicates import collect_prints, find_duplicates
+    from lesioncam.data.table.table import SPLITS, read_table, write_table
     from lesioncam.errors import OptionError, RunError
 
     if args.out.exists() and not args.overwrite:
@@ -182,7 +183,7 @@ def split(words: Sequence[str]) -> int:
 
 def _split(args: SplitArgs, table: Table, pairs: Sequence[Pair]) -> tuple[Table, list[str]]:
     """The way that was asked for, and what there is to say about it."""
-    from lesioncam.data.split import hold_out, split_by_date, split_folds, split_table, use_fold
+    from lesioncam.data.table.split import hold_out, split_by_date, split_folds, split_table, use_fold
     from lesioncam.errors import OptionError
 
     shares = args.read.fractions
@@ -257,18 +258,18 @@ def train(words: Sequence[str]) -> int:
 
 def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
     if _recipe_word(words) == "list":
-        from lesioncam.pipeline.recipe import list_recipes
+        from lesioncam.options.recipes import list_recipes
 
         print(list_recipes())
         return 0
     args = parse(RunArgs, verb, words, default=_with_recipe(words))
     _log()
     from lesioncam.cli.parse import with_settings
-    from lesioncam.pipeline import steps
+    from lesioncam.verbs import steps
 
     config = with_settings(args.config, args.set)
     if args.plan and args.recipe is not None:
-        from lesioncam.pipeline.recipe import describe_recipe, load_recipe
+        from lesioncam.options.recipes import describe_recipe, load_recipe
 
         print(describe_recipe(load_recipe(args.recipe)))
         if args.table is None:
@@ -329,7 +330,7 @@ def sweep(words: Sequence[str]) -> int:
     args = parse(SweepArgs, "sweep", words, default=SweepArgs(config=base))
     _log()
     from lesioncam.cli.parse import with_settings
-    from lesioncam.pipeline.sweep import estimate, plan_sweep, rows_of, run_sweep
+    from lesioncam.verbs.sweep import estimate, plan_sweep, rows_of, run_sweep
 
     config = with_settings(args.config, args.set)
     plan = plan_sweep(_needed(args.table), vary=args.vary, folds=args.folds, fold_count=args.fold_count, config=config)
@@ -369,7 +370,7 @@ def calibrate(words: Sequence[str]) -> int:
     """`lesioncam calibrate`."""
     args = parse(CalibrateArgs, "calibrate", words)
     _log()
-    from lesioncam.pipeline import steps
+    from lesioncam.verbs import steps
 
     asked = {name: getattr(args, name) for name in ("calibration", "map_calibration", "operating_point")}
     card = steps.recalibrate(args.run, progress=_watched(), **{k: v for k, v in asked.items() if v is not None})
@@ -415,7 +416,7 @@ def evaluate(words: Sequence[str]) -> int:
     args = parse(EvaluateArgs, "evaluate", words)
     _log()
     from lesioncam.errors import OptionError
-    from lesioncam.pipeline import steps
+    from lesioncam.verbs import steps
 
     asked = {name: getattr(args, name) for name in ("metrics", "by", "leaks", "bound", "sanity")}
     asked["threshold"] = _threshold(args.threshold)
@@ -470,7 +471,7 @@ def compare(words: Sequence[str]) -> int:
     """`lesioncam compare`."""
     args = parse(CompareArgs, "compare", words)
     _log()
-    from lesioncam.reporting.comparison import compare_runs
+    from lesioncam.reporting.comparison.comparison import compare_runs
 
     page = compare_runs(
         args.runs, args.out, split=args.split, seed=args.seed, draws=args.draws, overwrite=args.overwrite
@@ -493,7 +494,7 @@ def report(words: Sequence[str]) -> int:
     """`lesioncam report`."""
     args = parse(ReportArgs, "report", words)
     _log()
-    from lesioncam.pipeline import steps
+    from lesioncam.verbs import steps
 
     print(f"report: {steps.report(args.run, share=args.share)}")
     return 0
@@ -525,8 +526,8 @@ def figures(words: Sequence[str]) -> int:
     """`lesioncam figures`."""
     args = parse(FiguresArgs, "figures", words)
     _log()
-    from lesioncam.pipeline.clear_cases import ClearAsked, clear_figures
-    from lesioncam.reporting.clear_figures import ClearStyle
+    from lesioncam.reporting.figures.clear_figures import ClearStyle
+    from lesioncam.verbs.clear_cases import ClearAsked, clear_figures
 
     asked = ClearAsked(
         args.split, args.rows, args.rule, args.class_scale, ClearStyle(palette=args.palette, smooth=args.smooth)
@@ -567,7 +568,7 @@ def predict(words: Sequence[str]) -> int:
     """`lesioncam predict`."""
     args = parse(PredictArgs, "predict", words)
     _log()
-    from lesioncam.pipeline import steps
+    from lesioncam.verbs import steps
 
     members, given = _members(args.run, args.inputs)
     inputs = [image for one in given for image in _images(one)]
@@ -632,7 +633,7 @@ def adopt(words: Sequence[str]) -> int:
     args = parse(AdoptArgs, "adopt", words)
     _log()
     from lesioncam.cli.parse import read_values
-    from lesioncam.pipeline.adopt import adopt as take_in
+    from lesioncam.verbs.adopt import adopt as take_in
 
     config = RunConfig(
         table=args.read,
@@ -668,7 +669,7 @@ def _with_recipe(words: Sequence[str]) -> RunArgs:
     named = _recipe_word(words)
     if named is None:
         return RunArgs()
-    from lesioncam.pipeline.recipe import load_config
+    from lesioncam.options.recipes import load_config
 
     return RunArgs(config=load_config(named))
 
@@ -686,7 +687,7 @@ def _recipe_word(words: Sequence[str]) -> str | None:
 def _members(first: Path, others: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Runs and images of `predict`: the leading arguments that are run folders are runs."""
     from lesioncam.errors import OptionError
-    from lesioncam.files import RunFolder
+    from lesioncam.runs.folder import RunFolder
 
     rest = list(others)
     members = [first]
@@ -701,7 +702,7 @@ def _members(first: Path, others: Sequence[str]) -> tuple[list[Path], list[str]]
 
 def _images(given: str) -> list[str]:
     """A file as it is; of a folder, every image in it."""
-    from lesioncam.data.io import IMAGE_SUFFIXES
+    from lesioncam.data.io.image import IMAGE_SUFFIXES
     from lesioncam.errors import OptionError
 
     folder = Path(given)

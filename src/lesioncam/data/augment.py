@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lesioncam.config import AugmentConfig
+from lesioncam.options.data import AugmentConfig
 
 __all__ = ["AugmentParams", "apply_augment", "apply_placement", "sample_augment"]
 

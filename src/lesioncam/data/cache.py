@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lesioncam.config import PreprocessConfig
-from lesioncam.data.io import read_image
+from lesioncam.data.io.image import read_image
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.files import write_with
+from lesioncam.options.data import PreprocessConfig
 
 __all__ = ["ImageCache"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lesioncam.config import AugmentConfig
 from lesioncam.data.augment import apply_augment, sample_augment
 from lesioncam.data.cache import ImageCache
-from lesioncam.data.policy import Targets
+from lesioncam.data.table.policy import Targets
+from lesioncam.options.data import AugmentConfig
 from lesioncam.types import Batch
 
 __all__ = ["EpochSampler", "ImageSet", "make_loader"]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from lesioncam.config import PreprocessConfig, ResizeCropConfig, validated
-from lesioncam.data.nifti import Volume, as_volume, is_volume
+from lesioncam.data.io.nifti import Volume, as_volume, is_volume
 from lesioncam.errors import ImageError, ModelError
 from lesioncam.geometry import Geometry
+from lesioncam.options.base import validated
+from lesioncam.options.data import PreprocessConfig, ResizeCropConfig
 from lesioncam.types import Sample
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class Preprocess:
 
         Args:
             model: made by ``timm.create_model``; compiled, DDP and Lightning wrappers are looked through.
-            **changes: fields of :class:`lesioncam.config.ResizeCropConfig`, for instance ``crop_pct=1.0``; ``size`` may
-                be one number.
+            **changes: fields of :class:`lesioncam.options.data.ResizeCropConfig`, for instance ``crop_pct=1.0``;
+                ``size`` may be one number.
 
         Returns:
             Resize, then centre crop, as timm does it: same pixels for 8-bit images.

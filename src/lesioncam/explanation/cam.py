@@ -11,12 +11,13 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from lesioncam.config import AcamPool
 from lesioncam.explanation.explain import METHODS as ALL
 from lesioncam.explanation.explain import explain
 from lesioncam.models.backbone import memory_format
-from lesioncam.models.checkpoint import ModelCard, TrainedClassifier
+from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier, shrink_valid
+from lesioncam.options.poolings import AcamPool
+from lesioncam.runs.card import ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
 __all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explained", "maps_are_logits"]
@@ -150,7 +151,8 @@ def maps_are_logits(card: ModelCard, method: str) -> bool:
     """Whether the sigmoid of a map is a probability as it is: of class maps that were not multiplied by attentions.
 
     Example:
-        >>> from lesioncam.config import AcamPool, RunConfig
+        >>> from lesioncam.options.poolings import AcamPool
+        >>> from lesioncam.options.run import RunConfig
         >>> cards = [ModelCard(("mass",), RunConfig(pooling=AcamPool(combine=way))) for way in ("mean", "product")]
         >>> [maps_are_logits(card, "cam") for card in cards]
         [True, False]

@@ -186,8 +186,8 @@ def randomised(classifier: TrainedClassifier, seed: int = 0) -> TrainedClassifie
         seed: of the new weights; the global generators are left where they were.
 
     Example:
-        >>> from lesioncam.config import make_config
-        >>> from lesioncam.models.checkpoint import ModelCard
+        >>> from lesioncam.options.run import make_config
+        >>> from lesioncam.runs.card import ModelCard
         >>> from lesioncam.models.classifier import build_classifier
         >>> config = make_config(backbone="slim,channels=[8,8,16,16],stem_width=8")
         >>> trained = TrainedClassifier(build_classifier(config, 1), ModelCard(("mass",), config))

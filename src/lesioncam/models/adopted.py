@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lesioncam.config import AdoptConfig
 from lesioncam.errors import ModelError
 from lesioncam.files import write_text
+from lesioncam.options.networks import AdoptConfig
 
 __all__ = ["build_adopted", "fill", "head_classes", "is_trusted", "read_weights", "trust"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lesioncam.config import BackboneConfig
 from lesioncam.errors import ModelError
-from lesioncam.files import RunFolder
 from lesioncam.models.backbone3d import BUILDERS, build_trunk, load_foreign
 from lesioncam.models.strides import thin_out
+from lesioncam.options.networks import BackboneConfig
+from lesioncam.runs.folder import RunFolder
 
 __all__ = ["ALIASES", "Alias", "Backbone", "MultiscaleBackbone", "build_backbone", "measure_origin", "memory_format"]
 

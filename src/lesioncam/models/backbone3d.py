@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lesioncam.config import BackboneConfig
 from lesioncam.errors import ModelError
 from lesioncam.lookup import find
 from lesioncam.models.strides import factor, thin_out
+from lesioncam.options.networks import BackboneConfig
 
 __all__ = ["BUILDERS", "STRIDES", "Parts", "build_trunk", "load_foreign"]
 

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lesioncam.config import HeadConfig, NoisyOrPool, RunConfig
 from lesioncam.models.backbone import Backbone, build_backbone
 from lesioncam.models.pooling import Pool, Seen, build_pool
+from lesioncam.options.networks import HeadConfig
+from lesioncam.options.poolings import NoisyOrPool
+from lesioncam.options.run import RunConfig
 from lesioncam.types import ClassifierOutput
 
 __all__ = ["Classifier", "build_classifier", "shrink_valid"]

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lesioncam.config import AcamPool, AttentionPool, CustomPool, Pooling
 from lesioncam.errors import ModelError
 from lesioncam.functional.attention import Attention, acam_maps, acam_pool, attention_pool, axis_attention
 from lesioncam.functional.pooling import POOLINGS
 from lesioncam.lookup import find
+from lesioncam.options.poolings import AcamPool, AttentionPool, CustomPool, Pooling
 
 __all__ = ["LEARNABLE", "AttentionPooling", "AxisAttentionPooling", "Pool", "Seen", "build_pool", "name_of"]
 
@@ -121,7 +121,7 @@ def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, seen: 
 
     Example:
         >>> import torch
-        >>> from lesioncam.config import CustomPool, LsePool
+        >>> from lesioncam.options.poolings import CustomPool, LsePool
         >>> maps = torch.tensor([[[[1.0, 3.0]]]])
         >>> build_pool(LsePool(sharpness=1000.0))(maps, maps).round(decimals=2)
         tensor([[3.]])

@@ -20,10 +20,11 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from lesioncam.config import AidsConfig, RunConfig
 from lesioncam.functional.losses import equivariance_loss
 from lesioncam.models.backbone import measure_origin, memory_format
 from lesioncam.models.classifier import Classifier
+from lesioncam.options.run import RunConfig
+from lesioncam.options.training import AidsConfig
 from lesioncam.types import Batch, ClassifierOutput
 
 __all__ = [

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesioncam.config import RunConfig
 from lesioncam.data.cache import ImageCache
 from lesioncam.data.dataset import ImageSet, make_loader
-from lesioncam.data.policy import Targets, targets_of
-from lesioncam.data.table import Table
+from lesioncam.data.table.policy import Targets
+from lesioncam.data.table.table import Table
+from lesioncam.data.table.targets import targets_of
 from lesioncam.errors import RunError
-from lesioncam.files import RunFolder
 from lesioncam.models.classifier import Classifier, build_classifier
+from lesioncam.options.run import RunConfig
+from lesioncam.runs.folder import RunFolder
 from lesioncam.training.losses import build_loss
 
 __all__ = ["Fitted", "Plan", "calm", "fit", "plan"]

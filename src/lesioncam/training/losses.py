@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lesioncam.config import AucprLoss, BceLoss, ClassBalancedLoss, FocalLoss, RunConfig
 from lesioncam.errors import OptionError
 from lesioncam.functional.losses import (
     aucpr_loss,
@@ -19,6 +18,8 @@ from lesioncam.functional.losses import (
     reverse_gradient,
     softmax_weights,
 )
+from lesioncam.options.run import RunConfig
+from lesioncam.options.training import AucprLoss, BceLoss, ClassBalancedLoss, FocalLoss
 
 __all__ = ["WARM_UP", "AucprBound", "BinaryCrossEntropy", "ImageLoss", "SoftmaxCrossEntropy", "build_loss"]
 

@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesioncam.config import (
-    AdamOptimizer,
-    AdamwOptimizer,
-    ConstantSchedule,
-    CosineSchedule,
-    OneCycleSchedule,
-    PlateauSchedule,
-    RunConfig,
-    SgdOptimizer,
-    StepSchedule,
-)
 from lesioncam.errors import RunError
 from lesioncam.files import write_text
 from lesioncam.functional.calibration import log_odds
 from lesioncam.functional.losses import negative_map_loss
 from lesioncam.functional.metrics import auroc, kappa_quadratic
 from lesioncam.models.classifier import Classifier
+from lesioncam.options.run import RunConfig
+from lesioncam.options.training import (
+    AdamOptimizer,
+    AdamwOptimizer,
+    ConstantSchedule,
+    CosineSchedule,
+    OneCycleSchedule,
+    PlateauSchedule,
+    SgdOptimizer,
+    StepSchedule,
+)
 from lesioncam.training.aids import Warp, disagreement, erase_hottest, lattice_of, mix, second_view, step_rng
 from lesioncam.training.losses import ImageLoss
 from lesioncam.types import Batch

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lesioncam.data.sources import br35h, figshare_brain, folder, idrid, mnist, nih_cxr
 from lesioncam.data.sources.base import Source, SourceInfo
-from lesioncam.data.table import relative_to
+from lesioncam.data.table.table import relative_to
 from lesioncam.errors import OptionError, TableError
 from lesioncam.files import write_with
 from lesioncam.lookup import find
@@ -36,7 +36,8 @@ def index_source(spec: str | Path, *, labels: str | Path | None = None, on: str 
         on: the column of that file which names the image: path, file name, or name without suffix.
 
     Returns:
-        One row per image in the columns :func:`~lesioncam.data.table.read_table` knows; paths as ``spec`` gave them.
+        One row per image in the columns :func:`~lesioncam.data.table.table.read_table` knows; paths as ``spec`` gave
+        them.
 
     Raises:
         TableError: if the folder is missing or is not what the name says.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.io import read_cjdata
+from lesioncam.data.io.image import read_cjdata
 from lesioncam.data.sources.base import SourceInfo
-from lesioncam.data.table import read_cells
+from lesioncam.data.table.table import read_cells
 from lesioncam.errors import ImageError, TableError
 
 __all__ = ["BLOCK", "INFO", "LABELS", "table"]

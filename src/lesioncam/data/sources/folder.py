@@ -23,10 +23,10 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from lesioncam.data.io import IMAGE_SUFFIXES
-from lesioncam.data.nifti import stem_of
+from lesioncam.data.io.image import IMAGE_SUFFIXES
+from lesioncam.data.io.nifti import stem_of
 from lesioncam.data.sources.base import SourceInfo
-from lesioncam.data.table import natural_key, read_cells
+from lesioncam.data.table.table import natural_key, read_cells
 from lesioncam.errors import TableError
 
 __all__ = ["INFO", "join", "table"]

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from lesioncam.data.sources.base import NO_PATIENT, SourceInfo, last_share, not_found
-from lesioncam.data.table import natural_key, read_cells
+from lesioncam.data.table.table import natural_key, read_cells
 from lesioncam.errors import TableError
 
 __all__ = ["INFO", "LESIONS", "LESIONS_INFO", "VAL_SHARE", "lesion_table", "table"]

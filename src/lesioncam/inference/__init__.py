@@ -1,0 +1,1 @@
+"""The one way of an image: from files to results."""

@@ -1,0 +1,306 @@
+"""Several runs as one, and several views of an image as one: means of probabilities, on the file's own pixels.
+
+The rule, for scores and maps alike: each member prepares the image its own way and turns its own logits into
+probabilities with its own calibration; probabilities are averaged over views, then over members. That is not the
+sigmoid of the mean logit: of probabilities .5 and .9 the mean is .7, of their logits .75.
+
+Thresholds are the means of the members' thresholds. Nobody chose them for the averaged map, so they are called
+``ensemble`` wherever ``val`` would stand; nothing is looked at to find them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logit
+
+from lesioncam.data.io.image import read_image, validate_image
+from lesioncam.errors import ModelError, OptionError
+from lesioncam.explanation.cam import METHODS, Explained
+from lesioncam.files import read_json
+from lesioncam.geometry import OUTSIDE, Geometry
+from lesioncam.inference import look as case
+from lesioncam.inference.look import decisions_of, probabilities_of, shown_scale, thresholds_of, unit_scale
+from lesioncam.inference.views import VIEWS, View, make_views
+from lesioncam.lookup import find
+from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
+from lesioncam.runs.folder import RunFolder
+from lesioncam.segmentation.mask import segment
+from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
+
+__all__ = ["Ensemble", "average_views", "gather"]
+
+RULE = (
+    "each member's image probabilities and probability maps (its own preprocessing and calibration), averaged over "
+    "views and then over members; thresholds are the means of the members' thresholds"
+)
+
+_LEAST = 1e-12  # a probability of 0 has no logit
+
+
+class _Looks(NamedTuple):
+    """One member's views of one image and what came of each."""
+
+    member: TrainedClassifier
+    views: tuple[View, ...]
+    found: tuple[Explained, ...]
+    order: tuple[int, ...]
+
+    @property
+    def calibrated(self) -> bool:
+        return self.found[0].heatmap.calibration is not None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One classifier or several, looking at an image once or several times.
+
+    Attributes:
+        members: at least one, all of the same classes.
+        places: the run folder of each; None where the classifier was given itself.
+        views: see :mod:`lesioncam.inference.views`.
+    """
+
+    members: tuple[TrainedClassifier, ...]
+    places: tuple[Path | None, ...]
+    views: str = "none"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K names, in the order of the first member."""
+        return self.members[0].classes
+
+    @property
+    def plain(self) -> bool:
+        """One classifier and one look: nothing is averaged."""
+        return len(self.members) == 1 and self.views == "none"
+
+    def look(
+        self,
+        image: str | Path | np.ndarray,
+        *,
+        name: str | None = None,
+        threshold: str | float = "val",
+        method: str | None = None,
+    ) -> tuple[CaseResult, np.ndarray]:
+        """As :func:`lesioncam.inference.look.look`; averaged maps lie on the image's own grid and are probabilities.
+
+        Maps that have no calibrated scale are averaged as they are over views, and on each member's own range over
+        members.
+
+        Raises:
+            ImageError: if the image cannot be read or used.
+            RunError: if thresholds of validation are asked for and a member has none.
+        """
+        if self.plain:
+            return case.look(self.members[0], image, name=name, threshold=threshold, method=method)
+        source = name or (str(image) if isinstance(image, str | Path) else "image")
+        pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
+        validate_image(pixels, source)
+        looks = [self._look(member, pixels, source, method) for member in self.members]
+        heatmap = self._heatmap(looks)
+        own = all(method in (None, member.card.config.map) for member in self.members)
+        cut = "default" if threshold == "val" and not (own and heatmap.calibration) else threshold
+        shown = replace(heatmap, calibration=shown_scale(heatmap, heatmap.raw))
+        probabilities = np.mean([_scores(each) for each in looks], axis=0)
+        found = CaseResult(
+            id=name or Path(source).name,
+            image=source,
+            classes=self.classes,
+            logits=self._logits(probabilities),
+            probabilities=probabilities.astype(np.float32),
+            decisions=_mean_thresholds([_ordered(decisions_of(each.member), each.order) for each in looks]),
+            heatmap=heatmap,
+            segmentation=segment(shown, self._thresholds(cut), heatmap.raw),
+            task=self.members[0].card.config.task,
+        )
+        return found, heatmap.raw
+
+    def describe(self) -> dict[str, Any]:
+        """What every member is, for ``members.json``: no absolute path in it."""
+        members = [_about(*each) for each in zip(self.members, self.places, strict=True)]
+        return {"rule": RULE, "views": self.views, "classes": list(self.classes), "members": members}
+
+    def _look(self, member: TrainedClassifier, pixels: np.ndarray, source: str, method: str | None) -> _Looks:
+        draw = find(method or member.card.config.map, METHODS, "map method")
+        views = make_views(member.preprocess, pixels, source, self.views)
+        order = tuple(member.classes.index(name) for name in self.classes)
+        return _Looks(member, views, tuple(draw(member, view.sample) for view in views), order)
+
+    def _heatmap(self, looks: Sequence[_Looks]) -> Heatmap:
+        """The mean map on the image's own grid; on a calibrated scale only if every member's map has one."""
+        calibrated = all(each.calibrated for each in looks)
+        total = sum(_maps(each, calibrated=calibrated, alone=len(looks) == 1)[list(each.order)] for each in looks)
+        geometry = looks[0].views[0].geometry
+        whole = Geometry.letterbox(geometry.native, geometry.native, spacing=geometry.spacing, affine=geometry.affine)
+        drawn = [each.found[0].heatmap for each in looks]
+        count = sum(len(each.views) for each in looks)
+        return Heatmap(
+            np.asarray(total / np.float32(len(looks)), dtype=np.float32),
+            self.classes,
+            "+".join(dict.fromkeys(one.method for one in drawn)),
+            f"mean of {count} maps, {'+'.join(dict.fromkeys(one.layer for one in drawn))}",
+            whole,
+            _identity(len(self.classes)) if calibrated else None,
+        )
+
+    def _thresholds(self, threshold: str | float) -> tuple[Threshold, ...]:
+        if threshold != "val":
+            return thresholds_of(self.members[0], threshold)
+        orders = [[member.classes.index(name) for name in self.classes] for member in self.members]
+        return _mean_thresholds(
+            [_ordered(thresholds_of(member), order) for member, order in zip(self.members, orders, strict=True)]
+        )
+
+    def _logits(self, probabilities: np.ndarray) -> np.ndarray:
+        """What the sigmoid (of classes that exclude each other: the softmax) turns into these probabilities."""
+        kept = np.clip(probabilities.astype(np.float64), _LEAST, 1 - _LEAST)
+        return np.asarray(np.log(kept) if self.members[0].card.config.softmax else logit(kept), dtype=np.float32)
+
+
+def gather(given: Any, *, views: str = "none") -> Ensemble:
+    """A classifier, a run folder, or a sequence of them, as an ensemble.
+
+    Args:
+        given: what :func:`lesioncam.predict` takes.
+        views: ``none``, ``flip`` or ``ten-crop``.
+
+    Raises:
+        OptionError: for no run, one given twice, or other views.
+        ModelError: if the members' classes differ.
+        RunError: for a folder that holds no model.
+    """
+    find(views, dict.fromkeys(VIEWS), "kind of views")
+    listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not listed:
+        raise OptionError("no run was given; name one run folder, or several for an ensemble.")
+    members, places = list[TrainedClassifier](), list[Path | None]()
+    for one in listed:
+        if isinstance(one, TrainedClassifier):
+            members.append(one)
+            places.append(None)
+            continue
+        place = Path(getattr(one, "folder", one))
+        if any(place.resolve() == known.resolve() for known in places if known is not None):
+            raise OptionError(f"{place} is given twice; each member of an ensemble counts once.")
+        members.append(load_classifier(place))
+        places.append(place)
+    found = Ensemble(tuple(members), tuple(places), views)
+    _expect_alike(found)
+    return found
+
+
+def _expect_alike(ensemble: Ensemble) -> None:
+    first = ensemble.members[0]
+    for member, place in list(zip(ensemble.members, ensemble.places, strict=True))[1:]:
+        name = place or "a member"
+        if set(member.classes) != set(first.classes):
+            raise ModelError(
+                f"{name} has the classes {', '.join(member.classes)}, the first run {', '.join(first.classes)}; an "
+                "ensemble needs the same classes (their order does not matter)."
+            )
+        if member.card.config.softmax != first.card.config.softmax:
+            raise ModelError(
+                f"{name} and the first run mean different things by a probability: the classes of one exclude each "
+                "other, those of the other do not. An ensemble needs one task."
+            )
+
+
+def average_views(views: Sequence[View], maps: Iterator[np.ndarray], fill: np.ndarray) -> np.ndarray:
+    """The mean of native maps over the views that saw each pixel, ``(K, *native)`` float32.
+
+    Args:
+        views: where each looked.
+        maps: ``(K, *native)`` of each view.
+        fill: ``(K,)``, for pixels that no view saw.
+    """
+    total, count = None, np.zeros(views[0].geometry.native, dtype=np.float32)
+    for view, each in zip(views, maps, strict=True):
+        seen = view.seen()
+        part = np.where(seen, each, np.float32(0))
+        total = part if total is None else total + part
+        count += seen
+    assert total is not None
+    cold = np.reshape(fill.astype(np.float32), (-1,) + (1,) * count.ndim)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), cold), dtype=np.float32)
+
+
+def _maps(looks: _Looks, *, calibrated: bool, alone: bool) -> np.ndarray:
+    """A member's maps, ``(K, *native)``: probabilities, or raw ones (on their own range where others join them)."""
+    natives = (view.native(found.heatmap) for view, found in zip(looks.views, looks.found, strict=True))
+    if calibrated:
+        scale = looks.found[0].heatmap.scale
+        cold = scale.probability(_coldest(looks)[:, None])[:, 0]
+        return average_views(looks.views, (scale.probability(each) for each in natives), cold)
+    raw = average_views(looks.views, natives, _coldest(looks))
+    return raw if alone else unit_scale(raw, looks.views[0].geometry).probability(raw)
+
+
+def _coldest(looks: _Looks) -> np.ndarray:
+    """Per class what stands where nobody looked, as :meth:`Geometry.to_native` has it, ``(K,)``."""
+    lows = [found.heatmap.raw.reshape(len(looks.order), -1).min(axis=1) for found in looks.found]
+    return np.fmin(np.min(lows, axis=0), OUTSIDE).astype(np.float32)
+
+
+def _scores(looks: _Looks) -> np.ndarray:
+    """A member's image probabilities, mean over its views, ``(K,)`` float64 in the ensemble's order."""
+    found = [probabilities_of(looks.member, each.logits) for each in looks.found]
+    return np.asarray(np.mean(found, axis=0, dtype=np.float64))[list(looks.order)]
+
+
+def _ordered(thresholds: Sequence[Threshold], order: Sequence[int]) -> tuple[Threshold, ...]:
+    return tuple(thresholds[k] for k in order)
+
+
+def _mean_thresholds(members: Sequence[Sequence[Threshold]]) -> tuple[Threshold, ...]:
+    """Per class the mean; it remembers everybody whom any of them was chosen on."""
+    return tuple(
+        Threshold(
+            float(np.mean([one.value for one in each])),
+            "ensemble",
+            frozenset().union(*(one.tuned_on for one in each)),
+        )
+        for each in zip(*members, strict=True)
+    )
+
+
+def _identity(count: int) -> Calibration:
+    """The scale of maps that are probabilities already."""
+    line = ((0.0, 1.0), (0.0, 1.0))
+    return Calibration((1.0,) * count, (0.0,) * count, "ensemble", (line,) * count, kind="ensemble")
+
+
+def _about(member: TrainedClassifier, place: Path | None) -> dict[str, Any]:
+    card = member.card
+    config = card.config
+    about: dict[str, Any] = {
+        "run": None if place is None else place.resolve().name,
+        "classes": list(member.classes),
+        "backbone": config.backbone.name if card.adopted is None else card.adopted.model,
+        "pooling": config.pooling.model_dump(mode="json") if card.adopted is None else None,
+        "size": config.preprocess.size if card.adopted is None else list(card.adopted.prepare.size),
+        "seed": config.seed,
+        "map": config.map,
+        "map_calibration": None if card.calibration is None else card.calibration.kind,
+        "image_calibration": None if card.image_calibration is None else card.image_calibration.kind,
+        "map_thresholds": _values(member, card.thresholds),
+        "image_thresholds": _values(member, card.decisions),
+    }
+    if place is not None:
+        folder = RunFolder(place)
+        about["weights_sha256"] = hashlib.sha256(folder.weights.read_bytes()).hexdigest()
+        if folder.provenance.is_file():
+            made = read_json(folder.provenance)
+            about["made"] = {name: made.get(name) for name in ("version", "created", "table_digest")}
+    return about
+
+
+def _values(member: TrainedClassifier, chosen: Sequence[Threshold] | None) -> dict[str, Any] | None:
+    if chosen is None:
+        return None
+    return {name: {"value": one.value, "source": one.source} for name, one in zip(member.classes, chosen, strict=True)}

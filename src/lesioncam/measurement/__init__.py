@@ -1,0 +1,1 @@
+"""A subject against the truth, on one split of a table."""

@@ -1,0 +1,282 @@
+"""Everything that is chosen, chosen on validation: scales, thresholds, operating points, and the controls' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from lesioncam.errors import OptionError
+from lesioncam.evaluation.controls import CONTROLS, MeanMask
+from lesioncam.evaluation.few_shot import FewShotFit
+from lesioncam.explanation.cam import maps_are_logits
+from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_softmax_temperature, fit_temperature
+from lesioncam.inference.look import image_probabilities
+from lesioncam.inference.subject import Subject, classifier_subject
+from lesioncam.measurement.control_set import ControlSet
+from lesioncam.measurement.part import Part, Seen
+from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
+from lesioncam.options.run import RunConfig
+from lesioncam.progress import Progress, silent
+from lesioncam.runs.card import ModelCard, update_card
+from lesioncam.runs.folder import RunFolder, run_key
+from lesioncam.runs.table import run_table
+from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
+from lesioncam.types import Calibration, Threshold, Validation
+
+__all__ = ["calibrate", "check_scores", "map_scale", "settle"]
+
+
+_SEARCHED = "default"
+"""Where thresholds come from while they are being searched."""
+
+
+def check_scores(config: RunConfig) -> None:
+    """Whether scores can be calibrated, learnt and compared as asked, given the task; before anything is trained.
+
+    Raises:
+        OptionError: naming the two options that do not go together.
+    """
+    if config.softmax and config.calibration in {"platt", "isotonic"}:
+        raise OptionError(
+            f"--calibration {config.calibration} bends each class on its own, but --task {config.task} has "
+            "probabilities that sum to 1; use temperature (one for all classes) or none."
+        )
+    if config.selects == "kappa" and not config.ordinal:
+        raise OptionError("--select kappa needs grades (--task ordinal); use auroc or loss.")
+    if config.softmax and config.loss.kind == "aucpr":
+        raise OptionError(
+            f"--loss aucpr bounds each class on its own, but --task {config.task} has classes that exclude each other; "
+            "use bce, focal or class_balanced, or --task multilabel."
+        )
+
+
+def calibrate(
+    folder: RunFolder, *, pooling: Callable[..., Tensor] | None = None, progress: Progress = silent
+) -> TrainedClassifier:
+    """Choose scales, thresholds and the controls' means on validation, and write them beside the model.
+
+    Map thresholds maximise the mean per-image Dice of each class (resize, then threshold); a class without masks gets
+    .5, called ``default``. Image thresholds follow the run's operating point.
+
+    Raises:
+        RunError: if the run has no model.
+    """
+    classifier = load_classifier(folder.root, pooling=pooling)
+
+    def rebuild(card: ModelCard) -> Subject:
+        classifier.card = card
+        return classifier_subject(classifier)
+
+    part = Part(run_table(folder).split("val"), rebuild(classifier.card), run_key(folder))
+    card = settle(folder, part, rebuild, progress)
+    update_card(
+        folder,
+        thresholds=card.thresholds,
+        decisions=card.decisions,
+        calibration=card.calibration,
+        image_calibration=card.image_calibration,
+    )
+    return load_classifier(folder.root, pooling=pooling)
+
+
+def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject], progress: Progress) -> ModelCard:
+    """Choose everything on one validation part; the controls' choices are written, the subject's returned.
+
+    Args:
+        folder: where the controls go.
+        part: must be validation.
+        rebuild: the subject with other choices.
+        progress: how to show how far it is.
+
+    Raises:
+        LesioncamError: if the part is not validation.
+    """
+    who = part.validation()
+    card = part.subject.card
+    if card.calibration is None and not maps_are_logits(card, card.config.map):  # these begin without a scale
+        card = replace(card, calibration=map_scale(part, progress))
+        part = replace(part, subject=rebuild(card))
+    gathered = _gather(part, progress)
+    card = replace(
+        card,
+        calibration=_map_scale(card, gathered, who),
+        image_calibration=_image_scale(card, gathered, who),
+    )
+    subject = rebuild(card)
+    beside = ControlSet(gathered.means, gathered.few_shot.head(), card.config.seed)
+    thresholds = _search(replace(part, subject=subject), beside, who, progress)
+    beside.save(folder, {name: each for name, each in thresholds.items() if name != subject.method})
+    return replace(
+        card,
+        thresholds=_asked(card, thresholds[subject.method]),
+        decisions=_decisions(card, gathered, who),
+    )
+
+
+def map_scale(part: Part, progress: Progress = silent) -> Calibration:
+    """One scale per class for maps that have none (:meth:`Calibration.spanning`).
+
+    Args:
+        part: validation.
+        progress: how to show how far it is.
+    """
+    who = part.validation()
+    values: list[list[np.ndarray]] = [[] for _ in part.subject.card.classes]
+    for seen in progress(part.walk(_SEARCHED), len(part.table), "scale of maps"):
+        for kept, one in zip(values, seen.result.heatmap.raw, strict=True):
+            kept.append(one[np.isfinite(one)].ravel())
+    return Calibration.spanning([np.concatenate(kept) for kept in values], who.tuned_on)
+
+
+# ---- one pass over validation ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Gathered:
+    """What one walk over the validation images leaves behind; no image is kept."""
+
+    labels: np.ndarray
+    means: MeanMask
+    few_shot: FewShotFit
+    logits: list[np.ndarray] = field(default_factory=list)
+    cells: list[list[np.ndarray]] = field(default_factory=list)
+    shares: list[list[np.ndarray]] = field(default_factory=list)
+
+
+def _gather(part: Part, progress: Progress) -> _Gathered:
+    card = part.subject.card
+    count = len(card.classes)
+    found = _Gathered(part.labels, MeanMask(card.classes), FewShotFit(count, card.config.seed))
+    found.cells, found.shares = [[] for _ in range(count)], [[] for _ in range(count)]
+    for seen in progress(part.walk(_SEARCHED), len(part.table), "looking at val"):
+        found.logits.append(seen.result.logits)
+        for k, name in enumerate(card.classes):
+            _add(found, seen, k, seen.truth.masks.get(name))
+    return found
+
+
+def _add(found: _Gathered, seen: Seen, k: int, mask: np.ndarray | None) -> None:
+    """A class of an image: where its lesions are, or that it has none."""
+    heatmap = seen.result.heatmap
+    grid = heatmap.raw.shape[1:]
+    if mask is not None and mask.any():
+        found.means.add(k, mask)
+        share = heatmap.geometry.to_cells(mask, grid, heatmap.origin)
+    elif seen.truth.labels[k] == 0:
+        share = np.zeros(grid)
+    else:
+        return
+    if seen.result.features is not None:
+        found.few_shot.add(k, seen.result.features, share)
+    found.cells[k].append(heatmap.raw[k].ravel())
+    found.shares[k].append(share.ravel())
+
+
+# ---- scales ------------------------------------------------------------------------------------------------------
+
+
+def _image_scale(card: ModelCard, found: _Gathered, who: Validation) -> Calibration | None:
+    kind = card.config.calibration
+    if kind == "none":
+        return None
+    scores = np.array(found.logits)
+    if card.config.softmax:
+        return _softmax_scale(scores, found.labels, who)
+    pairs = [(scores[:, k], found.labels[:, k], None) for k in range(len(card.classes))]
+    return fit_scale(kind, pairs, who)
+
+
+def _softmax_scale(logits: np.ndarray, labels: np.ndarray, who: Validation) -> Calibration:
+    """One temperature for all classes; 1 where there is nothing to fit."""
+    groups = np.where(np.isnan(labels).any(axis=1), -1, np.nan_to_num(labels).argmax(axis=1))
+    sharp = 1.0 / (fit_softmax_temperature(logits, groups) or 1.0)
+    count = logits.shape[1]
+    return Calibration((sharp,) * count, (0.0,) * count, "val", (), who.tuned_on, "temperature")
+
+
+def _map_scale(card: ModelCard, found: _Gathered, who: Validation) -> Calibration:
+    """Fitted on the cells of the class maps: each counts as lesion by the share that is covered."""
+    kind = card.config.map_calibration
+    if kind == "none":
+        return card.calibration or Calibration.of_classifier(len(card.classes))
+    pairs = []
+    for cells, shares in zip(found.cells, found.shares, strict=True):
+        values = np.concatenate(cells) if cells else np.zeros(0)
+        share = np.clip(np.concatenate(shares), 0, 1) if shares else np.zeros(0)
+        sides = np.repeat([1.0, 0.0], len(values))
+        pairs.append((np.tile(values, 2), sides, np.concatenate([share, 1 - share])))
+    return fit_scale(kind, pairs, who)
+
+
+def fit_scale(
+    kind: str, pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], who: Validation
+) -> Calibration:
+    """A calibration of each class from (raw values, labels, weights); a class with too little keeps the sigmoid.
+
+    Args:
+        kind: ``temperature``, ``platt`` or ``isotonic``.
+        pairs: per class raw values ``(n,)``, labels ``(n,)`` with NaN unknown, weights ``(n,)`` or None.
+        who: the validation images it is fitted on.
+    """
+    scale, offset, knots = [], [], []
+    for values, labels, weights in pairs:
+        one, none, line = 1.0, 0.0, ((), ())
+        if kind == "temperature" and (temperature := fit_temperature(values, labels, weights)) is not None:
+            one = 1.0 / temperature
+        elif kind == "platt" and (fitted := fit_platt(values, labels, weights)) is not None:
+            one, none = fitted
+        elif kind == "isotonic" and (stairs := fit_isotonic(values, labels, weights)) is not None:
+            line = tuple(tuple(map(float, each)) for each in stairs)  # type: ignore[assignment]
+        scale.append(float(one))
+        offset.append(float(none))
+        knots.append(line)
+    return Calibration(
+        tuple(scale), tuple(offset), "val", tuple(knots) if kind == "isotonic" else (), who.tuned_on, kind
+    )
+
+
+def _decisions(card: ModelCard, found: _Gathered, who: Validation) -> tuple[Threshold, ...]:
+    scores = image_probabilities(np.array(found.logits), card.image_calibration, softmax=card.config.softmax)
+    rule = card.config.operating_point
+    return tuple(
+        Threshold(decision_threshold(column, truth, rule), "val", who.tuned_on)
+        for column, truth in zip(scores.astype(np.float64).T, found.labels.T, strict=True)
+    )
+
+
+# ---- thresholds of maps ------------------------------------------------------------------------------------------
+
+
+def _search(part: Part, beside: ControlSet, who: Validation, progress: Progress) -> dict[str, tuple[Threshold, ...]]:
+    """The best Dice of every class, for the method and each control, over the images that have masks."""
+    method, classes = part.subject.method, part.subject.card.classes
+    searches = {name: DiceSearch(len(classes)) for name in (method, *CONTROLS)}
+    masked = np.array([bool(masks) for masks in part.table.frame["masks"]], dtype=bool)
+    few = replace(part, table=part.table.take(masked))
+    for seen in progress(few.walk(_SEARCHED), len(few.table), "thresholds on val"):
+        _add_searches(searches, seen, beside, method)
+    drawn = [name for name in searches if name != "few_shot" or beside.head is not None]
+    return {name: fitted_thresholds(searches[name].best(), who) for name in drawn}
+
+
+def _add_searches(searches: dict[str, DiceSearch], seen: Seen, beside: ControlSet, method: str) -> None:
+    masks = {seen.result.classes.index(name): mask for name, mask in seen.truth.masks.items() if mask.any()}
+    if not masks:
+        return
+    own = seen.result.heatmap.scale.probability(seen.evidence)
+    maps = beside.maps(seen, list(masks)) | {method: {k: own[k] for k in masks}}
+    for name, drawn in maps.items():
+        for k, mask in masks.items():
+            searches[name].add(k, drawn[k], mask)
+
+
+def _asked(card: ModelCard, fitted: tuple[Threshold, ...]) -> tuple[Threshold, ...]:
+    """What was fitted, unless the user asked for a number."""
+    asked = card.config.threshold
+    if asked == "val":
+        return fitted
+    own = Threshold(DEFAULT, "default") if asked == "default" else Threshold(float(asked), "given")
+    return (own,) * len(fitted)

@@ -1,0 +1,145 @@
+"""Do the maps of a run depend on what was learnt, and does the score depend on the places they name?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lesioncam.data.io.image import read_image
+from lesioncam.explanation.cam import METHODS, Padded
+from lesioncam.explanation.capture import scores_of
+from lesioncam.explanation.sanity import cascade, map_similarity, randomised
+from lesioncam.functional.faithfulness import deletion, insertion, road
+from lesioncam.geometry import Geometry
+from lesioncam.measurement.part import Part
+from lesioncam.models.checkpoint import TrainedClassifier
+from lesioncam.models.classifier import Classifier
+from lesioncam.types import Sample
+
+__all__ = ["sanity_facts"]
+
+COMPARED, CASCADED, TRIED = 50, 8, 16
+"""Images whose maps are compared with those of random weights; that are followed layer by layer; whose places are
+taken away and put back."""
+
+ROAD_SHARES = (0.1, 0.3, 0.5)
+STEPS = 16
+
+
+class _Tried(NamedTuple):
+    """One image and the class that is asked about."""
+
+    sample: Sample
+    which: int
+    raw: np.ndarray
+
+
+def sanity_facts(trained: TrainedClassifier, part: Part, seed: int = 0) -> dict[str, Any]:
+    """Three questions about the first images of a part, by the map method of the run.
+
+    * ``similarity``: rank correlation of each map with that of the same network with random weights (0: unrelated).
+    * ``cascade``: the same while layer after layer is randomised, from the output down.
+    * ``faithfulness``: what the probability of the highest class does while pixels are deleted, inserted or imputed
+      (ROAD) in the order of its map, beside the order of a random map.
+
+    Args:
+        trained: the classifier of the run.
+        part: the split that is measured; no label is looked at.
+        seed: of random weights and random maps.
+
+    Returns:
+        Plain numbers; None where nothing could be compared.
+    """
+    records = part.table.records()[:COMPARED]
+    samples = [trained.preprocess(read_image(record.image), record.id) for record in records]
+    maps = [_maps(trained, sample) for sample in samples]
+    fresh = randomised(trained, seed)
+    pairs = (zip(one, _maps(fresh, sample), strict=True) for one, sample in zip(maps, samples, strict=True))
+    found = [map_similarity(a, b) for each in pairs for a, b in each]
+    known = [abs(value) for value in found if not np.isnan(value)]
+    return {
+        "similarity": float(np.mean(known)) if known else None,
+        "maps": len(known),
+        "flat": len(found) - len(known),
+        "cascade": _cascade(trained, samples[:CASCADED], seed),
+        "faithfulness": _faithfulness(trained, samples[:TRIED], seed),
+    }
+
+
+def _maps(classifier: TrainedClassifier, sample: Sample) -> np.ndarray:
+    """Raw maps ``(K, *s)`` by the method of the run."""
+    return METHODS[classifier.card.config.map](classifier, sample).heatmap.raw
+
+
+def _cascade(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> list[dict[str, Any]]:
+    def explain(network: nn.Module) -> Tensor:
+        one = TrainedClassifier(network, trained.card).eval()
+        return torch.from_numpy(np.stack([_maps(one, sample) for sample in samples]))
+
+    steps = cascade(trained.network, explain, seed=seed)
+    return [
+        {"layer": step.layer, "randomised": step.randomised, "similarity": step.agreement.summary()["spearman"]}
+        for step in steps
+    ]
+
+
+def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
+    """Mean areas and gaps over the images, for the maps and for random ones of the same grid."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[tuple[float, float, float]]] = {"map": [], "random_map": []}
+    for sample in samples:
+        tried = _asked(trained, sample)
+        noise = rng.random(tried.raw.shape, dtype=np.float32)
+        for name, raw in (("map", tried.raw), ("random_map", noise)):
+            rows[name].append(_judged(trained, tried._replace(raw=raw), seed))
+    table = {name: np.array(each, dtype=float).reshape(-1, 3) for name, each in rows.items()}
+    usable = ~np.isnan(table["map"]).any(axis=1)
+    means = {name: each[usable].mean(axis=0) if usable.any() else np.full(3, np.nan) for name, each in table.items()}
+    return {
+        "images": int(usable.sum()),
+        **{
+            name: dict(zip(("deletion", "insertion", "road"), (_or_none(v) for v in each), strict=True))
+            for name, each in means.items()
+        },
+    }
+
+
+def _asked(trained: TrainedClassifier, sample: Sample) -> _Tried:
+    explained = METHODS[trained.card.config.map](trained, sample)
+    which = int(explained.logits.argmax())
+    return _Tried(sample, which, explained.heatmap.raw[which])
+
+
+def _judged(trained: TrainedClassifier, tried: _Tried, seed: int) -> tuple[float, float, float]:
+    """Area under deletion, area under insertion, gap of ROAD."""
+    image, score = torch.from_numpy(tried.sample.image), _score(trained, tried)
+    size = tried.sample.image.shape[1:]
+    carried = Geometry.letterbox(size, size).to_native(tried.raw[None], origin=_origin(trained, tried))[0]
+    places = torch.from_numpy(carried)
+    return (
+        deletion(score, image, places, steps=STEPS).area,
+        insertion(score, image, places, steps=STEPS).area,
+        road(score, image, places, shares=ROAD_SHARES, seed=seed).gap,
+    )
+
+
+def _origin(trained: TrainedClassifier, tried: _Tried) -> tuple[float, ...] | None:
+    return None if tried.raw.shape == tried.sample.image.shape[1:] else trained.card.origin
+
+
+def _score(trained: TrainedClassifier, tried: _Tried) -> Callable[[Tensor], Tensor]:
+    """Images ``(M, C, *S)`` to the probability of the class ``(M,)``."""
+    network: nn.Module = trained.network
+    if isinstance(network, Classifier):
+        network = Padded(network, torch.from_numpy(tried.sample.valid)[None, None]).eval()
+    if trained.card.config.softmax:
+        return lambda images: scores_of(network(images)).softmax(dim=1)[:, tried.which]
+    return lambda images: scores_of(network(images))[:, tried.which].sigmoid()
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,210 @@
+"""A run: all options together; the same object is the Python argument, the YAML file and the command line's help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from lesioncam.lookup import find
+from lesioncam.options.base import Config, Fraction, typed, validated
+from lesioncam.options.data import AugmentConfig, PreprocessConfig, TableConfig
+from lesioncam.options.networks import BackboneConfig, HeadConfig, parse_backbone
+from lesioncam.options.poolings import LsePool, Pooling, parse_pooling, typed_pooling
+from lesioncam.options.training import (
+    LOSSES,
+    OPTIMIZERS,
+    SCHEDULES,
+    AdamwOptimizer,
+    AidsConfig,
+    BceLoss,
+    Loss,
+    OneCycleSchedule,
+    Optimizer,
+    Schedule,
+)
+
+__all__ = ["MAPS", "MapMethod", "RunConfig", "Task", "make_config", "option_homes"]
+
+
+Task = Literal["auto", "multilabel", "multiclass", "ordinal"]
+
+
+CalibrationKind = Literal["none", "temperature", "platt", "isotonic"]
+
+
+MapMethod = Literal[
+    "cam",
+    "gradcam",
+    "gradcam_pp",
+    "hirescam",
+    "xgradcam",
+    "layercam",
+    "eigencam",
+    "scorecam",
+    "occlusion",
+    "rise",
+    "integrated_gradients",
+    "smoothgrad",
+    "clear",
+]
+
+
+MAPS: tuple[str, ...] = get_args(MapMethod)
+"""Every map method a user can name."""
+
+
+class RunConfig(Config):
+    """Train a classifier from image-level labels, draw its maps, measure and report."""
+
+    table: TableConfig = TableConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    augment: AugmentConfig = AugmentConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    """NAME[,stride=8|16|32][,OPTION=VALUE]: any timm backbone, or for volumes monai:NAME."""
+    weights: str = "none"
+    """Start from: hub (timm's pretrained), a FILE (for volumes MedicalNet's, for instance), a run's folder, or none
+    (random)."""
+    pooling: Annotated[Pooling, BeforeValidator(typed_pooling)] = LsePool()
+    """avg | max | lse[,sharpness=10] | exp | linear | topq[,fraction=0.02] | noisy_or[,prior=0.003] |
+    pcam[,temperature=0.5] | attention[,hidden=128,gated=true,shared=false] | acam[,combine=product,shared=false]; each
+    also ,preset=paper|recommended"""
+    head: HeadConfig = HeadConfig()
+    """Between features and class maps."""
+    aids: AidsConfig = AidsConfig()
+    """Against shortcuts, in training."""
+    map: MapMethod = "cam"
+    """Map method; cam comes with the logits, the others cost more."""
+    threshold: Literal["val", "default"] | Fraction = "val"
+    """Where map thresholds come from: val (best mean Dice on validation), default (.5), or a number."""
+    operating_point: str = "youden"
+    """Image thresholds, chosen on validation: youden, sensitivity=0.9, specificity=0.9, or cost=FN/FP (a miss against
+    a false alarm)."""
+    calibration: CalibrationKind = "none"
+    """Of image scores, fitted on validation: none (the sigmoid), temperature, platt or isotonic."""
+    map_calibration: CalibrationKind = "none"
+    """Of map values, fitted on the validation masks."""
+    task: Task = "auto"
+    """multilabel: each class on its own (sigmoid); multiclass: exactly one class an image (softmax); ordinal: the same
+    with classes that are grades, lowest first. auto is multilabel."""
+    dense_negative: NonNegativeFloat = 0.0
+    """Weight of a second loss: in an image without a class, every location of its map is negative; 1 is worth trying
+    with avg."""
+    loss: Annotated[Loss, BeforeValidator(lambda value: typed(value, LOSSES, "loss"))] = BceLoss()
+    """bce | focal[,gamma=2,alpha=0.25] | class_balanced[,beta=0.999] | aucpr[,anchors=20,dual=0.1]"""
+    select: Literal["auto", "auroc", "kappa", "loss"] = "auto"
+    """What the best epoch has, on validation: the highest mean AUROC or quadratic-weighted kappa, or the lowest loss;
+    auto is kappa for grades, otherwise AUROC."""
+    epochs: PositiveInt = 120
+    """Passes over the training images. A classifier is good long before its maps are; 4,000 steps were enough on 1,000
+    to 2,000 images."""
+    batch: PositiveInt = 32
+    """Images per step."""
+    learning_rate: PositiveFloat = 3e-3
+    """Highest learning rate of the schedule."""
+    optimizer: Annotated[Optimizer, BeforeValidator(lambda value: typed(value, OPTIMIZERS, "optimizer"))] = (
+        AdamwOptimizer()
+    )
+    """adamw | adam | sgd[,momentum=0.9,nesterov=true]"""
+    schedule: Annotated[Schedule, BeforeValidator(lambda value: typed(value, SCHEDULES, "schedule"))] = (
+        OneCycleSchedule()
+    )
+    """onecycle[,warmup=0.25] | constant | cosine[,floor=0] | step[,every=30,factor=0.1] |
+    plateau[,factor=0.1,patience=5]"""
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled for AdamW, added to the gradient otherwise; norms and biases do not decay."""
+    gradient_clip: NonNegativeFloat = 0.0
+    """Largest norm of the gradient; 0 clips nothing."""
+    patience: NonNegativeInt = 0
+    """Epochs without a better one (see select) before training stops; 0 never stops. A cycle that is stopped never
+    cools down."""
+    class_weights: bool = True
+    """Weigh positives of each class by the whole training set's negatives over positives (capped at 10); of a softmax,
+    each class by its inverse share."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware multiplies it (GPUs, recent CPUs), otherwise fp32."""
+    seed: NonNegativeInt = 0
+    """Of weights, order, augmentation, split and intervals."""
+    threads: NonNegativeInt = 0
+    """CPU threads; 0 takes what torch finds."""
+    cache: Path | None = None
+    """Keep prepared images here too (they are pictures of patients); by default in memory only."""
+    cache_gb: PositiveFloat = 4.0
+    """Largest size of that cache, in memory or on disk."""
+    draws: PositiveInt = 1000
+    """Bootstrap draws per interval."""
+    tensorboard: bool = False
+    """Write TensorBoard curves too."""
+
+    @property
+    def softmax(self) -> bool:
+        """Whether classes exclude each other, so that probabilities are a softmax and sum to 1."""
+        return self.task in {"multiclass", "ordinal"}
+
+    @property
+    def ordinal(self) -> bool:
+        """Whether the classes are grades."""
+        return self.task == "ordinal"
+
+    @property
+    def selects(self) -> Literal["auroc", "kappa", "loss"]:
+        """What the best epoch has."""
+        if self.select == "auto":
+            return "kappa" if self.ordinal else "auroc"
+        return self.select
+
+
+def make_config(base: RunConfig | None = None, **options: Any) -> RunConfig:
+    """A configuration from flat options, as the command line and Python take them.
+
+    Args:
+        base: start from here; by default the defaults.
+        options: fields of RunConfig and of its groups table, preprocess, augment, head and aids, by their own names
+            (``size=256``, ``patient_from="none"``, ``flip=0``); ``pooling`` and ``backbone`` also as text.
+
+    Raises:
+        OptionError: for an option that does not exist (with the nearest) or a value it cannot have.
+
+    Example:
+        >>> make_config(size=256, pooling="lse,sharpness=6", flip=0.0).preprocess.size
+        256
+    """
+    content = (base or RunConfig()).model_dump()
+    homes = option_homes()
+    for name, value in options.items():
+        home = find(name, homes, "option")
+        plain = _plain(name, value)
+        if home:
+            content[home][name] = plain
+        else:
+            content[name] = plain
+    return validated(RunConfig, content, "options")
+
+
+def option_homes() -> dict[str, str]:
+    """Every option by name, with the group it lives in ("" for the top).
+
+    Example:
+        >>> option_homes()["size"], option_homes()["epochs"] == ""
+        ('preprocess', True)
+    """
+    homes = dict.fromkeys(RunConfig.model_fields, "")
+    groups: dict[str, type[Config]] = {
+        "table": TableConfig,
+        "preprocess": PreprocessConfig,
+        "augment": AugmentConfig,
+        "head": HeadConfig,
+        "aids": AidsConfig,
+    }
+    for group, kind in groups.items():
+        homes.update(dict.fromkeys(kind.model_fields, group))
+    return homes
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "pooling" and isinstance(value, str):
+        return parse_pooling(value).model_dump()
+    if name == "backbone" and isinstance(value, str):
+        return parse_backbone(value).model_dump()
+    return value.model_dump() if isinstance(value, BaseModel) else value

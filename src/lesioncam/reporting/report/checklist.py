@@ -1,0 +1,282 @@
+"""What a reader of a paper on such a model asks for, answered where the run knows and left to the authors elsewhere.
+
+The questions are in our own words; they cover what CLAIM and TRIPOD+AI ask of studies in medical imaging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from lesioncam.reporting.report.lights import leak_text, opened_text, shortcut_state
+from lesioncam.reporting.report.read import Evaluation, Run, without_paths
+from lesioncam.reporting.report.tables import SHORT
+from lesioncam.reporting.words.words import Count, estimate, method_name, metric_name, number, plain
+
+__all__ = ["Item", "calibration_text", "checklist"]
+
+RULES = {
+    "youden": "highest sum of sensitivity and specificity",
+    "sensitivity": "sensitivity at least {}",
+    "specificity": "specificity at least {}",
+    "cost": "lowest cost, {}",
+}
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+
+class Item(NamedTuple):
+    """One question, and what this run says to it; None where only the authors know."""
+
+    question: str
+    answer: str | None = None
+
+
+def checklist(run: Run, count: Count = plain) -> list[tuple[str, list[Item]]]:
+    """The list, part by part.
+
+    Args:
+        run: as it may be printed; of a run that is to be shared, the shareable form.
+        count: how a number of images is printed.
+
+    Reference:
+        Tejani et al., *Checklist for Artificial Intelligence in Medical Imaging (CLAIM): 2024 Update*, Radiology:
+        Artificial Intelligence, 2024; Collins et al., *TRIPOD+AI statement*, BMJ, 2024.
+    """
+    first = run.evaluations[0]
+    return [
+        ("Study", _study(first)),
+        ("Data", _data(run, count)),
+        ("Reference standard", _reference(first.summary, count)),
+        ("Partition", _partition(first.summary, count)),
+        ("Model", _model(run)),
+        ("Training", _training(run)),
+        ("Choices", _choices(first)),
+        ("Evaluation", _evaluation(run)),
+        ("Results", _results(first, count)),
+        ("Discussion and availability", _availability(run)),
+    ]
+
+
+def calibration_text(summary: Mapping[str, Any]) -> str:
+    """How scores were calibrated and operating points chosen, in a sentence; empty where the run does not say.
+
+    Example:
+        >>> calibration_text({"calibration": {"images": "platt", "maps": "none", "rule": "sensitivity=0.9"}})
+        'Image scores: platt; maps: none. Decision thresholds: sensitivity at least 0.9. All chosen on validation.'
+    """
+    found = summary.get("calibration") or {}
+    if not found:
+        return ""
+    name, _, value = str(found.get("rule", "")).partition("=")
+    rule = RULES.get(name, str(found.get("rule", "not known"))).format(value)
+    images, maps = found.get("images", "none"), found.get("maps", "none")
+    return f"Image scores: {images}; maps: {maps}. Decision thresholds: {rule}. All chosen on validation."
+
+
+def _study(first: Evaluation) -> list[Item]:
+    return [
+        Item("Clinical question and intended use, with the step of care it would serve"),
+        Item("What the model decides about", ", ".join(first.classes)),
+        Item("Kind of study: retrospective or prospective, exploratory or confirmatory, and its hypothesis"),
+        Item("Approval by an ethics committee, consent or its waiver, registration, protocol"),
+    ]
+
+
+def _data(run: Run, count: Count) -> list[Item]:
+    summary, table = run.evaluations[0].summary, _part(run.config, "table")
+    images = {str(k): int(v) for k, v in summary.get("images_by_split", {}).items()}
+    dropped = int(summary.get("dropped", 0))
+    return [
+        Item("Where the data come from: institutions, years, devices, public sets with their licence"),
+        Item("Which patients and images were included and left out, with a flow chart"),
+        Item("How many images", f"{count(sum(images.values()))} in the table" if images else None),
+        Item("Images left out as copies of images in another split", count(dropped) if "dropped" in summary else None),
+        Item("Age, sex and other properties of the patients, per split"),
+        Item("How images were freed of names and burnt-in text"),
+        Item("How images were prepared", _settings(_part(run.config, "preprocess"))),
+        Item(
+            "What was made of uncertain and missing labels",
+            _policies(table) if {"uncertain", "blank"} <= set(table) else None,
+        ),
+    ]
+
+
+def _policies(table: Mapping[str, Any]) -> str:
+    said = []
+    for name in ("uncertain", "blank"):
+        single = [f"{label} {policy}" for label, policy in (table.get(f"{name}_for") or {}).items()]
+        said.append(f"{name}: {table[name]}" + (f" (but {', '.join(single)})" if single else ""))
+    noted = "; blanks of rows without a finding: 0, but for support devices"
+    return "; ".join(said) + (noted if table.get("no_finding") else "")
+
+
+def _reference(summary: Mapping[str, Any], count: Count) -> list[Item]:
+    masks, images = int(summary.get("images_with_masks", 0)), int(summary.get("images", 0))
+    verified = summary.get("verified") or {}
+    none = "none in the split measured here"
+    rows, of = (int(verified.get(key, 0)) for key in ("rows", "of"))
+    return [
+        Item("How the labels were made: by whom, with what experience, from images or from reports, how blinded"),
+        Item("Agreement between readers, and how disagreement was settled"),
+        Item(
+            "Truth for places", f"lesion masks for {count(masks, images)} of {count(images)} images" if masks else none
+        ),
+        Item(
+            "Truth restricted to checked labels", f"{count(rows, of)} of {count(of)} rows of the table" if of else None
+        ),
+    ]
+
+
+def _partition(summary: Mapping[str, Any], count: Count) -> list[Item]:
+    rule = str(summary.get("patient_rule") or "none")
+    known = rule != "none"
+    level = f"patient ({without_paths(rule)})" if known else "image: nobody knows which images share a patient"
+    sizes = [
+        f"{SPLITS.get(split, split)} {count(int(n))} images"
+        + (f" of {count(int(people), least=5)} patients" if known and (people := _people(summary, split)) else "")
+        for split, n in summary.get("images_by_split", {}).items()
+    ]
+    return [
+        Item("Level at which training, validation and test are kept apart", level),
+        Item("Size of each part", "; ".join(sizes) or None),
+        Item("Why the parts have these sizes; whether test comes from another institution or a later time"),
+        Item("What was checked for leaks, and what was found", _leaks(summary, count)),
+    ]
+
+
+def _people(summary: Mapping[str, Any], split: str) -> int:
+    return int(summary.get("patients_by_split", {}).get(split, 0))
+
+
+def _leaks(summary: Mapping[str, Any], count: Count) -> str:
+    leaks = summary.get("leaks", [])
+    patients = "patients in two splits" if summary.get("patient_rule") not in (None, "", "none") else ""
+    copies = "near-identical and mirrored images across splits" if summary.get("leaks_checked") else ""
+    checked = " and ".join(what for what in (patients, copies) if what) or "nothing"
+    named = "; ".join(leak_text(leak) for leak in leaks[:3] if leak)
+    found = f"{count(len(leaks))} {'pair' if len(leaks) == 1 else 'pairs'}" if leaks else "nothing"
+    return f"checked: {checked}; found: {found}" + (f" ({named})" if named else "")
+
+
+def _model(run: Run) -> list[Item]:
+    if run.evaluations[0].summary.get("foreign"):
+        return [Item("Architecture, inputs, outputs and weights: maps of another tool, which this run does not know")]
+    backbone, pooling = _part(run.config, "backbone"), _part(run.config, "pooling")
+    first = run.evaluations[0]
+    return [
+        Item("Architecture", _named(backbone) or None),
+        Item("How the map becomes one score per image", _named(pooling) or None),
+        Item("Weights the training began with", _text(run.config.get("weights"))),
+        Item("How a place is shown", f"{method_name(first.method)}; the map is the classifier's own evidence"),
+        Item("Software", ", ".join(f"{k} {v}" for k, v in run.provenance.get("packages", {}).items()) or None),
+    ]
+
+
+def _training(run: Run) -> list[Item]:
+    if run.evaluations[0].summary.get("foreign"):
+        return [Item("How the other tool was trained, and on which images")]
+    config, training = run.config, run.model.get("training", {})
+    best = training.get("best_epoch")
+    wanted = ("epochs", "batch", "learning_rate", "weight_decay", "patience", "class_weights", "precision")
+    chosen = {name: _named(_part(config, name)) for name in ("loss", "optimizer", "schedule")}
+    return [
+        Item("Augmentation", _settings(_part(config, "augment"))),
+        Item("Loss, optimiser and schedule", _settings({name: text for name, text in chosen.items() if text})),
+        Item("Optimisation", _settings({key: config[key] for key in wanted if key in config})),
+        Item("Seed", _text(run.provenance.get("seed", config.get("seed")))),
+        Item("Which epoch was kept, and by what", None if best is None else f"epoch {best}, chosen on validation"),
+        Item("Which options were tried before these, and on which data they were compared"),
+        Item("Hardware", _text(run.provenance.get("hardware"))),
+    ]
+
+
+def _choices(first: Evaluation) -> list[Item]:
+    where = {"val": "chosen on validation", "default": "default, not chosen", "given": "given by the user"}
+    maps = [f"{label} {number(value)} ({where.get(s, s)})" for label, (value, s) in first.thresholds.items()]
+    here = " These are the images measured here." if first.split == "val" else ""
+    return [
+        Item("Map thresholds, and where they were chosen", "; ".join(maps) + here if maps else None),
+        Item(
+            "Calibration and decision thresholds, and where they were chosen", calibration_text(first.summary) or None
+        ),
+        Item("How often the test labels were looked at", opened_text(first.summary) or "not opened yet"),
+    ]
+
+
+def _evaluation(run: Run) -> list[Item]:
+    first = run.evaluations[0]
+    own = first.metrics[first.metrics["method"] == first.method]["metric"]
+    unit = "images" if first.summary.get("patient_rule") in (None, "", "none") else "whole patients"
+    draws = f"95 %, percentile bootstrap, {first.summary.get('draws')} draws of {unit}"
+    beside = [method_name(name) for name in (*first.controls, *first.bounds)]
+    columns = [] if first.subgroups.empty else [str(name) for name in dict.fromkeys(first.subgroups["column"])]
+    return [
+        Item("Measures", ", ".join(dict.fromkeys(map(metric_name, own)))),
+        Item("Intervals", draws),
+        Item("What it was compared with", ", ".join(beside) or None),
+        Item("Subgroups that were measured", ", ".join(columns) or None),
+        Item("Reason for the size of the test set, and how missing values were treated"),
+        Item("Measured on data of another institution"),
+    ]
+
+
+def _results(first: Evaluation, count: Count) -> list[Item]:
+    said = list(_numbers(first))
+    shown = sorted({case.group.replace("_", " ") for case in first.gallery})
+    state, why = shortcut_state(first)
+    shortcuts = (
+        None
+        if not first.shortcut
+        else "; ".join(why)
+        if state != "ok"
+        else "no sign that anything but the body decides"
+    )
+    missing = int(first.summary.get("missing_maps") or 0)
+    maps = f"{count(missing)}, counted as misses" if missing else "none"
+    return [
+        Item("Main numbers with intervals", "; ".join(said) or None),
+        *([Item("Maps that were missing", maps)] if first.summary.get("foreign") or missing else []),
+        Item("Analysis of failures", f"gallery of {', '.join(shown)} cases, chosen by rule" if shown else None),
+        Item("Signs that something other than the disease decides (shortcuts)", shortcuts),
+        Item("Harm that a missed or a wrong mark would do in the intended use"),
+    ]
+
+
+def _numbers(first: Evaluation) -> Iterable[str]:
+    for task, metric in SHORT:
+        for label in (first.mean, "any"):
+            one = estimate(first, task, metric, label)
+            if one is not None and one.known:
+                whose = {"macro": "mean of classes", "any": "any class"}.get(label, label)
+                yield f"{metric_name(metric)}, {whose}: {one.text}" + (f" ({one.interval})" if one.interval else "")
+
+
+def _availability(run: Run) -> list[Item]:
+    return [
+        Item("Limits of the study: biases of the sample, of the labels, of the reference; what was not measured"),
+        Item("What the numbers mean for practice, and for whom they do not hold"),
+        Item("Code", f"lesioncam {run.provenance['version']}" if "version" in run.provenance else None),
+        Item("Where data, weights and this run can be had"),
+        Item("Funding and conflicts of interest"),
+    ]
+
+
+def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _settings(options: Mapping[str, Any]) -> str | None:
+    said = [f"{key.replace('_', ' ')} {value}" for key, value in options.items() if not isinstance(value, Mapping)]
+    return without_paths(", ".join(said)) or None
+
+
+def _named(options: Mapping[str, Any]) -> str:
+    """Name first, then what was set."""
+    name = options.get("name", options.get("kind", ""))
+    rest = {k: v for k, v in options.items() if k not in ("name", "kind", "options") and v is not None}
+    return ", ".join(filter(None, [str(name), _settings(rest)]))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else without_paths(str(value))

@@ -1,0 +1,340 @@
+"""Tables of the report: the short one, all metrics with their conventions, controls, subgroups, shortcuts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lesioncam.evaluation.summary import best_control
+from lesioncam.reporting.report.lights import leak_text
+from lesioncam.reporting.report.read import Evaluation
+from lesioncam.reporting.words.words import ORACLE, Count, Estimate, counted, estimate, method_name, metric_name, number
+
+__all__ = [
+    "SHORT",
+    "Headline",
+    "all_metrics",
+    "control_tables",
+    "headlines",
+    "is_localised",
+    "leak_rows",
+    "shares",
+    "short_table",
+    "shortcut_table",
+    "subgroup_tables",
+]
+
+SHORT = (
+    ("classification", "auroc"),
+    ("classification", "average_precision"),
+    ("classification", "kappa_quadratic"),
+    ("segmentation", "dice"),
+    ("segmentation", "iou"),
+    ("localisation", "pointing_game"),
+    ("localisation", "false_alarm_rate"),
+)
+"""The default table."""
+BESIDE_CONTROLS = (
+    *(("segmentation", metric) for metric in ("dice", "iou", "sensitivity", "specificity")),
+    *(("localisation", metric) for metric in ("pointing_game", "box_hit_rate", "false_alarm_rate")),
+)
+TASKS = ("classification", "segmentation", "localisation")
+LEAK_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Family:
+    """Metrics of one kind and the convention they share."""
+
+    title: str
+    metrics: tuple[str, ...]
+    convention: str
+
+    def holds(self, task: str, metric: str) -> bool:
+        """Whether a metric, level and oracle aside, belongs here; an entry ending in "/" takes a whole task."""
+        name = metric.removeprefix(ORACLE)
+        return name in self.metrics or name.partition("@")[0] in self.metrics or f"{task}/" in self.metrics
+
+
+BOXES = "Boxes are half-open, x0 y0 x1 y1 in native pixels"
+FAMILIES = (
+    Family(
+        "Calibration of the image scores",
+        ("brier", "ece"),
+        "low is good; Brier is the mean squared error of the probability, ECE the mean gap between probability and "
+        "frequency over 15 bins of equal mass",
+    ),
+    Family(
+        "Recognising: is the finding in the image?",
+        ("classification/",),
+        "by the image score; sensitivity, specificity, F1 and balanced accuracy at the decision threshold (score at or "
+        "above it), fitted on validation; the others need no threshold",
+    ),
+    Family(
+        "Distances between margins",
+        ("hausdorff", "hd95", "assd"),
+        "low is good; in the unit of the spacing where the table knows it, in pixels otherwise; undefined where either "
+        "mask is empty",
+    ),
+    Family(
+        "Outlining: does the mask cover the lesion?",
+        ("segmentation/",),
+        "a pixel at or above the map threshold, fitted on validation, belongs to the mask; means over images with a "
+        "lesion mask, a missed lesion counts 0",
+    ),
+    Family(
+        "ChestX-ray8 protocol: boxes at fixed overlaps",
+        ("iou_acc", "iobb_acc", "afp", "iobb_afp"),
+        f"{BOXES}; boxes around each region of the map at the protocol's own two levels, 60 and 180 of 255 on the "
+        "map's own range; the overlap must exceed T; IoBB divides by the predicted box, so that one pixel inside the "
+        "lesion scores 1: read it beside IoU; false positives, low is good",
+    ),
+    Family(
+        "WSOL protocol: MaxBoxAcc and PxAP",
+        ("maxboxacc_v1", "maxboxacc_v2", "pxap"),
+        f"{BOXES}, unless the protocol counts the last pixel in; maps scaled to their own range; MaxBoxAcc takes the "
+        "best one threshold for the whole set, which the protocol chooses on these very images; PxAP needs none",
+    ),
+    Family(
+        "CheXlocalize protocol: mIoU and hit rate",
+        ("miou", "miou_true_positives", "hit_rate"),
+        "masks by the protocol's own threshold on each map (Otsu); mIoU over images with the finding, or over true "
+        "positives only, which leaves every miss out; the hit rate asks whether the hottest pixel lies in the mask",
+    ),
+    Family(
+        "Free-response: marks with a score",
+        ("froc", "cpm", "box_ap"),
+        f"{BOXES}; every mark counts by its own hottest probability, over all thresholds; CPM is the mean sensitivity "
+        "at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per image",
+    ),
+    Family(
+        "Locating: does the map point at the lesion?",
+        ("localisation/",),
+        f"{BOXES}; the pointing game needs no threshold, the others take the map threshold fitted on validation; a "
+        "false alarm is a healthy image with any mask, low is good",
+    ),
+)
+"""The first that holds a metric takes it; printed in the order of the issue: recognise, outline, locate."""
+PRINTED = tuple(FAMILIES[i] for i in (1, 0, 3, 2, 8, 4, 5, 6, 7))
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A number of the first screen beside the best that needs no model."""
+
+    title: str
+    own: Estimate
+    beside: str
+    verdict: str
+
+
+def headlines(evaluation: Evaluation) -> list[Headline]:
+    """Dice, pointing game and AUROC (of grades kappa as well), each beside its best control or chance."""
+    label = evaluation.mean
+    wanted = [("segmentation", "dice"), ("localisation", "pointing_game"), ("classification", "auroc")]
+    found = [(task, metric, estimate(evaluation, task, metric, label)) for task, metric in wanted]
+    if evaluation.summary.get("task") == "ordinal":  # of all grades at once, hence under no class's name
+        metric = "kappa_quadratic"
+        found.insert(0, ("classification", metric, estimate(evaluation, "classification", metric, "macro")))
+    shown = [(t, m, own) for t, m, own in found if own is not None and (own.known or own.hidden or m == "auroc")]
+    return [_headline(evaluation, task, metric, own) for task, metric, own in shown]
+
+
+def is_localised(evaluation: Evaluation) -> bool:
+    """Whether any measure of place exists: false alarms alone need no mask and do not count."""
+    rows = evaluation.metrics
+    place = rows["task"].isin(["segmentation", "localisation"]) & ~rows["metric"].str.contains(
+        "false_alarm|afp@|froc@|cpm"
+    )
+    own = rows[place & (rows["method"] == evaluation.method)]
+    hidden = own["hidden"].ne("").any() if "hidden" in own else False
+    return bool(own["value"].notna().any() or hidden)
+
+
+def short_table(evaluation: Evaluation, count: Count) -> dict[str, Any] | None:
+    """The default table: a row per class, the numbers that matter most, and what was counted."""
+    columns = [column for column in SHORT if _measured(evaluation, *column)]
+    labels = _labels(evaluation, columns)
+    rows = [(label, [estimate(evaluation, *column, label) for column in columns]) for label in labels]
+    said = _counted(evaluation, columns, count)
+    return {"metrics": [metric for _, metric in columns], "rows": rows, "counted": said} if rows else None
+
+
+def all_metrics(evaluation: Evaluation, count: Count) -> list[dict[str, Any]]:
+    """Every metric of the method: a table per family, a row per metric, a column per class."""
+    own = evaluation.metrics[evaluation.metrics["method"] == evaluation.method]
+    present = list(dict.fromkeys(zip(own["task"], own["metric"], strict=True)))
+    owner = {pair: next(family for family in FAMILIES if family.holds(*pair)) for pair in present if pair[0] in TASKS}
+    tables = []
+    for family in PRINTED:
+        shown = [pair for pair, its in owner.items() if its is family and _measured(evaluation, *pair)]
+        if labels := _labels(evaluation, shown):
+            tables.append(
+                {
+                    "title": family.title,
+                    "convention": family.convention,
+                    "oracle": any(metric.startswith(ORACLE) for _, metric in shown),
+                    "labels": labels,
+                    "rows": [
+                        (metric, [estimate(evaluation, task, metric, c) for c in labels]) for task, metric in shown
+                    ],
+                    "size": len(shown),
+                    "counted": _counted(evaluation, shown, count),
+                }
+            )
+    return tables
+
+
+def _counted(evaluation: Evaluation, columns: Sequence[tuple[str, str]], count: Count) -> str:
+    """Over how many images the means were taken, in words."""
+    pairs = [(task, estimate(evaluation, task, metric, label))
+             for label in (evaluation.mean, "any") for task, metric in columns]  # fmt: skip
+    return ". ".join(counted([(task, one) for task, one in pairs if one is not None], count))
+
+
+def control_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The method, its controls and the marks of what is possible in numbers, a table per class."""
+    tables = []
+    for label in (*evaluation.classes, "macro"):
+        groups = [(name, methods) for name, methods in _compared(evaluation) if methods]
+        cells = {m: [estimate(evaluation, *column, label, m) for column in BESIDE_CONTROLS]
+                 for _, methods in groups for m in methods}  # fmt: skip
+        shown = [i for i in range(len(BESIDE_CONTROLS)) if any(line[i] is not None for line in cells.values())]
+        if shown:
+            rows = [(name, [(m, [cells[m][i] for i in shown]) for m in methods]) for name, methods in groups]
+            tables.append({"label": label, "metrics": [BESIDE_CONTROLS[i][1] for i in shown], "groups": rows})
+    return tables
+
+
+def subgroup_tables(evaluation: Evaluation, count: Count) -> list[dict[str, Any]]:
+    """A table per column: a row per group, a column per metric of the mean of classes, then a table per class."""
+    if evaluation.subgroups.empty:
+        return []
+    own = evaluation.subgroups[evaluation.subgroups["method"] == evaluation.method]
+    tables = []
+    for column, rows in own.groupby("column", sort=False):
+        labels = [c for c in ("macro", "any", *evaluation.classes) if c in set(rows["class"])]
+        parts = [_subgroup_part(rows[rows["class"] == label], label, count) for label in labels]
+        tables.append({"column": str(column), "parts": parts})
+    return tables
+
+
+def shortcut_table(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """AUROC of classifiers that cannot see the lesion beside the model's own, a row per class."""
+    kinds = ("classifier_auroc", "border_auroc", "statistics_auroc")
+    found = {kind: evaluation.shortcut.get(kind) or {} for kind in kinds}
+    shown = evaluation.classes if len(evaluation.classes) == 1 else (*evaluation.classes, "macro")
+    labels = [label for label in shown if any(label in values for values in found.values())]
+    return [{"label": label, "cells": [_auroc(found[kind].get(label)) for kind in kinds]} for label in labels]
+
+
+def leak_rows(evaluation: Evaluation) -> tuple[list[str], int]:
+    """The pairs that lie in two splits, and how many more there are than are listed."""
+    leaks = list(evaluation.summary.get("leaks", []))
+    return [leak_text(leak) for leak in leaks[:LEAK_ROWS]], max(0, len(leaks) - LEAK_ROWS)
+
+
+def _headline(evaluation: Evaluation, task: str, metric: str, own: Estimate) -> Headline:
+    label = evaluation.mean
+    mean = "mean of classes" if label == "macro" else label
+    if metric == "kappa_quadratic":
+        return Headline(metric_name(metric), own, "chance: 0.000", _verdict(own, 0.0, 0.0, "chance"))
+    if task == "classification":
+        return Headline(f"AUROC, {mean}", own, "chance: 0.500", _verdict(own, 0.5, 0.5, "chance"))
+    best = best_control(evaluation.metrics, metric, label)
+    control = None if best is None else estimate(evaluation, task, metric, label, str(best["method"]))
+    if best is None or control is None:
+        return Headline(f"{metric_name(metric)}, {mean}", own, "no control was measured", "")
+    beside = f"best control, {method_name(str(best['method']))}: {control.text}"
+    beside += f" ({control.interval})" if control.interval else ""
+    verdict = _verdict(own, control.value, control.high, "the best control")
+    return Headline(f"{metric_name(metric)}, {mean}", own, beside, verdict)
+
+
+def _verdict(own: Estimate, value: float, high: float, what: str) -> str:
+    if not own.known:
+        return ""
+    if own.value <= value:
+        return f"Not better than {what}."
+    if own.interval and math.isfinite(high) and own.low > high:
+        return f"Above {what}: the intervals do not touch." if high > value else f"Above {what}."
+    return f"Above {what}, but the intervals overlap."
+
+
+def _measured(evaluation: Evaluation, task: str, metric: str) -> bool:
+    """Recognising and false alarms are shown even where undefined; places need one number somewhere."""
+    rows = evaluation.metrics
+    own = rows[(rows["task"] == task) & (rows["metric"] == metric) & (rows["method"] == evaluation.method)]
+    always = task == "classification" or metric == "false_alarm_rate"
+    hidden = own["hidden"].ne("").any() if "hidden" in own else False
+    return len(own) > 0 and bool(always or hidden or own["value"].notna().any())
+
+
+def _labels(evaluation: Evaluation, columns: Iterable[tuple[str, str]]) -> list[str]:
+    wanted, own = set(columns), evaluation.metrics[evaluation.metrics["method"] == evaluation.method]
+    rows = zip(own["task"], own["metric"], own["class"], strict=True)
+    present = {label for task, metric, label in rows if (task, metric) in wanted}
+    return [label for label in (*evaluation.classes, "macro", "any") if label in present]
+
+
+def _compared(evaluation: Evaluation) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        ("", (evaluation.method,)),
+        ("Controls: what it has to beat", evaluation.controls),
+        ("Marks of what is possible: nothing to beat", evaluation.bounds),
+    ]
+
+
+def _subgroup_part(rows: pd.DataFrame, label: str, count: Count) -> dict[str, Any]:
+    columns = list(dict.fromkeys(zip(rows["task"], rows["metric"], strict=True)))
+    columns.sort(key=lambda pair: SHORT.index(pair) if pair in SHORT else len(SHORT))
+    cells = {(r["group"], r["task"], r["metric"]): r for r in rows.to_dict("records")}
+    groups = list(dict.fromkeys(rows["group"]))
+    lines = [(group, [_subgroup_cell(cells.get((group, *c)), count) for c in columns]) for group in groups]
+    return {"label": label, "metrics": [metric for _, metric in columns], "rows": lines}
+
+
+def _subgroup_cell(row: Mapping[Any, Any] | None, count: Count) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    n, people = (int(row[key]) if math.isfinite(row[key]) else 0 for key in ("n", "patients"))
+    one = Estimate(row["metric"], row["value"], row["low"], row["high"], n, 0, "too few", str(row.get("hidden", "")))
+    said = str(row.get("said", "")) or _behind(count(n), count(people, least=5))
+    return {"one": one, "behind": said, "flag": str(row.get("flag", "")) if one.known else ""}
+
+
+def _behind(images: str, patients: str) -> str:
+    return (
+        f"{images} {'image' if images == '1' else 'images'}, {patients} {'patient' if patients == '1' else 'patients'}"
+    )
+
+
+def _auroc(one: Any) -> Estimate | None:
+    if one is None:
+        return None
+    values: Sequence[Any] = (
+        [one.get(key) for key in ("value", "low", "high")] if isinstance(one, Mapping) else [one, None, None]
+    )
+    value, low, high = (math.nan if v is None else float(v) for v in values)
+    n = int(one.get("n", 0)) if isinstance(one, Mapping) else 0
+    hidden = str(one.get("hidden", "")) if isinstance(one, Mapping) else ""
+    return Estimate("auroc", value, low, high, n, 0, "one class only", hidden)
+
+
+def shares(evaluation: Evaluation, count: Count) -> list[dict[str, str]]:
+    """Where the positive evidence lies beside its alarm levels, in words."""
+    places = {"outside_body": "outside the body", "border": "within 5 % of the image border"}
+    found = []
+    for key, where in places.items():
+        one = evaluation.shortcut.get(key) or {}
+        share, alarm = (math.nan if one.get(k) is None else float(one[k]) for k in ("share", "alarm"))
+        n = int(one.get("n", 0))
+        hidden = count(n) != str(n)
+        text = "not shown" if hidden else f"{share:.1%}" if math.isfinite(share) else "undefined"
+        state = "none" if hidden or not math.isfinite(share) else "fail" if share > alarm else "ok"
+        found.append({"where": where, "share": text, "alarm": number(alarm * 100, 0), "n": count(n), "state": state})
+    return found

@@ -1,0 +1,70 @@
+"""The life of a run folder: refused where one lies, begun, its state and where its table came from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import yaml
+
+from lesioncam.data.table.check import CheckReport
+from lesioncam.data.table.table import Table, digest, write_table
+from lesioncam.errors import RunError
+from lesioncam.files import write_json, write_text
+from lesioncam.measurement.leaks import keep_prints
+from lesioncam.options.run import RunConfig
+from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.provenance import collect, write_provenance
+
+__all__ = ["path_of", "refuse_existing", "remember_source", "set_state", "start"]
+
+
+def refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
+    """Nothing is written over what is no run, nor over a run without being told.
+
+    Raises:
+        RunError: if the place is taken.
+    """
+    if folder.root.exists() and not folder.root.is_dir():
+        raise RunError(f"{folder.root} is a file; choose a folder with -o.")
+    if folder.root.is_dir() and any(folder.root.iterdir()):
+        if not overwrite:
+            raise RunError(
+                f"{folder.root} exists; go on with it (--resume), replace it (--overwrite), or choose another -o."
+            )
+        if not folder.is_run():
+            raise RunError(f"{folder.root} is not a run of lesioncam, so it is not overwritten; choose another -o.")
+
+
+def start(folder: RunFolder, config: RunConfig, table: Table, *, overwrite: bool, found: CheckReport) -> None:
+    """A fresh folder; the ledger stays, since the test labels were seen whatever is overwritten."""
+    if overwrite:
+        for stale in ("model", "log", "evaluate", "report.html", "maps.json"):
+            place = folder.root / stale
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    set_state(folder, "running", "start")
+    write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_table(table, folder.table)
+    write_provenance(folder, collect(config.seed, digest(table)))
+    keep_prints(folder, table, found)
+
+
+def path_of(table: Table | str | Path | None) -> Path | None:
+    """The user's own file, where there is one."""
+    return Path(table) if isinstance(table, str | Path) else None
+
+
+def remember_source(folder: RunFolder, **places: Path | None) -> None:
+    """Where table and maps lie, as seen from the folder: the ledger is kept beside the table."""
+    known = {
+        name: Path(os.path.relpath(place.resolve(), folder.root.resolve())).as_posix()
+        for name, place in places.items()
+        if place is not None
+    }
+    write_json(folder.source, known)
+
+
+def set_state(folder: RunFolder, state: str, step: str) -> None:
+    """Write how far the run is."""
+    write_json(folder.state, {"state": state, "step": step})
