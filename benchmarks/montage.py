@@ -21,12 +21,12 @@ from lesioncam.data.preprocess import display_image
 from lesioncam.explanation.cam import METHODS
 from lesioncam.files import write_with
 from lesioncam.functional.overlay import overlay
-from lesioncam.inference.look import look, unit_scale
+from lesioncam.inference.look import look
 from lesioncam.measurement.truth import read_masks
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.table import run_table
-from lesioncam.types import Record
+from lesioncam.types import Calibration, Record
 
 SIDE = 1.02
 """Inches of a panel."""
@@ -88,11 +88,11 @@ def row(record: Record, label: str, name: str, classifier: TrainedClassifier) ->
 
 def panel(classifier: TrainedClassifier, row: Row, method: str) -> Panel:
     begin = time.perf_counter()
-    result, evidence = look(classifier, row.pixels, name=row.record.id, threshold="default", method=method)
+    [seen] = look(ClassifierSubject(classifier), [exam_of(row.record)], threshold="default", method=method)
     seconds = time.perf_counter() - begin
     k = classifier.classes.index(row.label)
-    raw = evidence[k : k + 1] if method in WHOLE else np.maximum(evidence[k : k + 1], 0)
-    one = np.nan_to_num(unit_scale(raw, result.heatmap.geometry).probability(raw))[0]
+    raw = seen.evidence[k : k + 1] if method in WHOLE else np.maximum(seen.evidence[k : k + 1], 0)
+    one = np.nan_to_num(Calibration.own_range(raw, seen.result.heatmap.geometry).probability(raw))[0]
     picture = overlay(display_image(row.pixels), one, truth=row.truth)
     y, x = np.unravel_index(one.argmax(), one.shape)
     factor = picture.shape[0] / one.shape[0]

@@ -16,6 +16,8 @@ from lesioncam.data.io.nifti import read_grid
 from lesioncam.data.table.check import check_table, require_axes
 from lesioncam.data.table.table import read_table
 from lesioncam.errors import TableError
+from lesioncam.inference.classifier import ClassifierSubject
+from lesioncam.inference.exam import open_exam
 from lesioncam.inference.look import look
 from lesioncam.measurement.truth import read_boxes
 from lesioncam.models.checkpoint import load_classifier
@@ -30,6 +32,12 @@ ORIENTED = {
 WORDS = ["--size", "48", "--backbone", "monai:resnet10,widen_factor=0.25,stage=2", "--pooling", "topq,fraction=0.05"]
 WORDS += ["--epochs", "20", "--batch", "4", "--precision", "fp32", "--threads", "1", "--draws", "50"]
 WORDS += ["--learning-rate", "0.005", "--rotation", "5", "--no-crop"]
+
+
+def look_once(model, image, **asked):
+    """The result of one image, and its raw maps on the image's own grid."""
+    [seen] = look(ClassifierSubject(model), [open_exam(image)], **asked)
+    return seen.result, seen.evidence
 
 
 def ellipsoid(shape: tuple[int, ...], centre, radii) -> np.ndarray:
@@ -193,19 +201,19 @@ def test_overlays_and_crops_are_pictures_of_slices(predicted):
 def test_an_array_is_a_volume_for_a_model_of_volumes(run, table):
     model = load_classifier(run)
     volume = read_image(str(table.parent / "p03.nii.gz"))
-    by_file, evidence = look(model, volume)
+    by_file, evidence = look_once(model, volume)
     assert by_file.heatmap.geometry.spacing == pytest.approx((3.5, 1.6, 2.0))
     assert evidence.shape == (1, 15, 33, 26)
     assert model.card.origin is not None
     assert len(model.card.origin) == 3
-    by_array, _ = look(model, np.asarray(volume)[..., 0])  # no spacing: other proportions, but no error
+    by_array, _ = look_once(model, np.asarray(volume)[..., 0])  # no spacing: other proportions, but no error
     assert by_array.segmentation.masks.shape == (1, 15, 33, 26)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "layercam", "smoothgrad"])
 def test_other_maps_of_volumes(run, table, method):
     model = load_classifier(run)
-    found, evidence = look(model, str(table.parent / "p03.nii.gz"), method=method)
+    found, evidence = look_once(model, str(table.parent / "p03.nii.gz"), method=method)
     assert evidence.shape == (1, 15, 33, 26)
     assert np.isfinite(evidence).all()
     assert found.heatmap.method == method

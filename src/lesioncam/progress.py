@@ -32,15 +32,23 @@ def _bars(stream: Iterator[Any], length: int, what: str) -> Iterator[Any]:
     return iter(tqdm(stream, total=length, desc=what, unit="image", leave=False))
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R], workers: int = 1) -> Iterator[R]:
+def ahead(
+    items: Iterable[T], work: Callable[[T], R], workers: int = 1, begin: Callable[[], None] | None = None
+) -> Iterator[R]:
     """Results in order, the next ones being worked on while the last one is used; never more than ``workers`` + 1.
 
     Matrix products stay on one thread each meanwhile: their waiting threads would take the cores from the workers.
+
+    Args:
+        items: to work on.
+        work: called from several threads.
+        workers: threads.
+        begin: called once in each thread.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     waiting: deque[Future[R]] = deque()
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers, initializer=begin) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > workers:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.special import expit
 
-from lesioncam.errors import LesioncamError
+from lesioncam.errors import ImageError, LesioncamError
 from lesioncam.geometry import Geometry, resize
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "Chosen",
     "ClassifierOutput",
     "Component",
+    "Exam",
     "Heatmap",
     "Heatmaps",
     "Provenance",
@@ -87,6 +88,32 @@ class Record:
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     boxes: tuple[Box, ...] = ()
     readers: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """What one answer is given for: an image today, room for several views of one patient.
+
+    Attributes:
+        id: what it is called in every table.
+        source: the file it came from, or its name again.
+        pictures: decoded images, ``(*S)`` or ``(*S, C)`` each.
+    """
+
+    id: str
+    source: str
+    pictures: tuple[np.ndarray, ...]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The picture of an examination that has one.
+
+        Raises:
+            ImageError: if there are several: no subject of today looks at more than one.
+        """
+        if len(self.pictures) != 1:
+            raise ImageError(f"{self.id} has {len(self.pictures)} images; this model looks at one at a time.")
+        return self.pictures[0]
 
 
 @dataclass(frozen=True)
@@ -187,6 +214,31 @@ class Calibration:
             offset.append(float(-6 - scale[-1] * low))
         return cls(tuple(scale), tuple(offset), "val", (), tuned_on)
 
+    @classmethod
+    def own_range(cls, evidence: np.ndarray, geometry: Geometry) -> Calibration:
+        """Each map's own range as [0, 1], over the pixels that the network saw; a flat map becomes zeros.
+
+        No probability: a healthy image looks as hot as a sick one on this scale. It is called ``unit`` wherever it is
+        used.
+
+        Args:
+            evidence: raw maps on the image's own grid, ``(K, *native)``.
+            geometry: says which pixels the network saw.
+
+        Example:
+            >>> whole = Geometry.letterbox((1, 3), (1, 3))
+            >>> maps = np.array([[[2.0, 3.0, 4.0]], [[7.0, 7.0, 7.0]]], np.float32)
+            >>> Calibration.own_range(maps, whole).probability(maps)[:, 0].tolist()
+            [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
+        """
+        seen = evidence[(slice(None), *(slice(a, b) for a, b in geometry.crop))].reshape(len(evidence), -1)
+        knots = []
+        for low, high in zip(seen.min(axis=1).tolist(), seen.max(axis=1).tolist(), strict=True):
+            usable = np.isfinite(high - low) and high > low
+            knots.append(((low, high), (0.0, 1.0)) if usable else ((0.0, 1.0), (0.0, 0.0)))
+        count = len(knots)
+        return cls((1.0,) * count, (0.0,) * count, "unit", tuple(knots), kind="unit")
+
     def probability(self, raw: np.ndarray) -> np.ndarray:
         """Probabilities of raw values ``(K, ...)``, float32."""
         shape = (-1,) + (1,) * (raw.ndim - 1)
@@ -259,6 +311,7 @@ class Heatmap:
         calibration: the scale on which two images compare; None if none is known.
         origin: where the centre of the first cell lies in the network input, pixels per axis; None means half-pixel
             centres.
+        pitch: input pixels from cell to cell, where it was measured; None follows from the grid.
 
     Example:
         >>> g = Geometry.letterbox((4, 4), (4, 4))
@@ -274,10 +327,29 @@ class Heatmap:
     geometry: Geometry
     calibration: Calibration | None = None
     origin: tuple[float, ...] | None = None
+    pitch: tuple[float, ...] | None = None
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Which maps show nothing, ``(K,)`` bool: the same value everywhere, or not finite."""
+        maps = self.raw.reshape(len(self.raw), -1)
+        low, high = maps.min(axis=1), maps.max(axis=1)
+        return np.asarray(~(np.isfinite(high - low) & (high > low)))
 
     def native(self) -> np.ndarray:
-        """Raw evidence on the image's own grid, ``(K, *native)`` float32: resized linearly, never rescaled."""
-        return self.geometry.to_native(self.raw, origin=self.origin)
+        """Raw evidence on the image's own grid, ``(K, *native)`` float32: resized linearly, never rescaled.
+
+        Where the network saw nothing stands, on a calibrated scale, a value colder than any evidence
+        (:data:`lesioncam.geometry.OUTSIDE`); without a scale, where such a number would mean nothing, the coldest
+        value of the map.
+        """
+        coldest = self.raw.reshape(len(self.raw), -1).min(axis=1) if self.calibration is None else None
+        return self.geometry.to_native(self.raw, coldest, self.origin, self.pitch)
+
+    def of_class(self, k: int) -> Heatmap:
+        """The map of one class alone."""
+        scale = None if self.calibration is None else self.calibration.of_class(k)
+        return replace(self, raw=self.raw[k : k + 1], classes=self.classes[k : k + 1], calibration=scale)
 
     def probability(self) -> np.ndarray:
         """Probabilities on the image's own grid, ``(K, *native)``: resize first, then the calibrated sigmoid.
@@ -306,13 +378,7 @@ class Heatmap:
         A healthy image looks as hot as a sick one on this scale.
         """
         maps = self.native()
-        window: Any = (..., *(slice(a, b) for a, b in self.geometry.crop))
-        seen = maps[window]  # what lies outside has no evidence to count
-        axes = tuple(range(1, maps.ndim))
-        low, high = seen.min(axes, keepdims=True), seen.max(axes, keepdims=True)
-        span = high - low
-        usable = np.isfinite(span) & (span > 0)
-        return np.where(usable, np.clip((maps - low) / np.where(usable, span, 1.0), 0, 1), 0.0).astype(np.float32)
+        return np.nan_to_num(Calibration.own_range(maps, self.geometry).probability(maps))
 
 
 @dataclass(frozen=True)

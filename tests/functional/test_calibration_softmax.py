@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, log_softmax, softmax
 
 from lesioncam.functional.calibration import fit_softmax_temperature, fit_temperature, log_odds
-from lesioncam.inference.look import image_probabilities
+from lesioncam.inference.scale import image_probabilities
 from lesioncam.types import Calibration
 
 

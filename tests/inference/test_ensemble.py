@@ -16,7 +16,9 @@ from lesioncam.data.preprocess import ResizeCrop
 from lesioncam.errors import ImageError, ModelError, OptionError, RunError
 from lesioncam.files import read_json, write_json
 from lesioncam.geometry import Geometry
+from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.inference.ensemble import gather
+from lesioncam.inference.exam import open_exam
 from lesioncam.inference.look import look
 from lesioncam.inference.views import View, make_views
 from lesioncam.models.checkpoint import TrainedClassifier, save_classifier
@@ -51,6 +53,12 @@ def classifier(network=None, *, classes=("dot",), thresholds=(0.5,), options=Non
     return TrainedClassifier(network or Bright((4.0,) * len(classes)), ModelCard(classes, config, **card)).eval()
 
 
+def look_once(model, image, **asked):
+    """The result of one image, and its raw maps on the image's own grid."""
+    [seen] = look(ClassifierSubject(model), [open_exam(image)], **asked)
+    return seen.result, seen.evidence
+
+
 def picture(height=64, width=48, seed=0):
     return np.random.default_rng(seed).integers(0, 200, (height, width)).astype(np.uint8)
 
@@ -61,7 +69,7 @@ def picture(height=64, width=48, seed=0):
 @pytest.mark.parametrize("width", [48, 47, 64], ids=["even padding", "odd padding", "no padding"])
 def test_mirrored_views_change_nothing_where_the_network_does_not_know_left_from_right(width):
     model, image = classifier(), picture(64, width)
-    plain, native = look(model, image)
+    plain, native = look_once(model, image)
     both = lc.predict(model, [image], views="flip")[0]
     np.testing.assert_allclose(both.heatmap.raw, plain.heatmap.scale.probability(native), atol=2e-7)
     np.testing.assert_allclose(both.probabilities, plain.probabilities, atol=1e-7)
@@ -71,7 +79,7 @@ def test_mirrored_views_change_nothing_where_the_network_does_not_know_left_from
 def test_a_mirrored_view_is_the_mirrored_file():
     """Slowly: mirror the file, look at it, mirror what came out; the average of both."""
     model, image = classifier(Bright((6.0,), (-1.0,), ramp=True)), picture(64, 48)
-    (one, first), (two, second) = look(model, image), look(model, np.ascontiguousarray(image[:, ::-1]))
+    (one, first), (two, second) = look_once(model, image), look_once(model, np.ascontiguousarray(image[:, ::-1]))
     scale = one.heatmap.scale
     expected = (scale.probability(first) + scale.probability(second)[..., ::-1]) / 2
     both = lc.predict(model, [image], views="flip")[0]
@@ -207,7 +215,7 @@ def test_each_member_prepares_and_calibrates_its_own_way():
         classifier(options={"size": 64}),
         classifier(options={"size": 32, "normalise": "range"}, calibration=scaled, image_calibration=scaled),
     ]
-    alone = [look(member, image) for member in members]
+    alone = [look_once(member, image) for member in members]
     found = lc.predict(members, [image])[0]
     maps = [one.heatmap.scale.probability(native) for one, native in alone]
     np.testing.assert_allclose(found.heatmap.raw, (maps[0] + maps[1]) / 2, atol=1e-6)
@@ -221,7 +229,7 @@ def test_volumes_in_ensembles_and_mirrors():
     volume = np.random.default_rng(3).integers(0, 200, (20, 40, 33, 1)).astype(np.uint8)
     options = {"size": 40, "backbone": "monai:resnet10"}
     members = [classifier(Bright((4.0,), (bias,)), options=options) for bias in (-1.0, 0.5)]
-    alone = [look(member, volume) for member in members]
+    alone = [look_once(member, volume) for member in members]
     maps = [one.heatmap.scale.probability(native) for one, native in alone]
     both = lc.predict(members, [volume])[0]
     np.testing.assert_allclose(both.heatmap.raw, (maps[0] + maps[1]) / 2, atol=1e-6)

@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from lesioncam.errors import GeometryError, RunError, TableError
-from lesioncam.measurement.foreign import ForeignMaps, foreign_scale, foreign_subject
+from lesioncam.inference.look import look
+from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject, foreign_scale
 from lesioncam.options.run import RunConfig
 from lesioncam.runs.card import ModelCard
-from lesioncam.types import Calibration, Record, Threshold, Validation
+from lesioncam.types import Calibration, Exam, Record, Threshold, Validation
 
 CLASSES = ("mass", "ring")
 NATIVE = (40, 60)  # rows, columns
@@ -41,7 +42,7 @@ def save(path, array):
 )
 def test_every_name_form_is_found(maps, form):
     save(maps.root / form, hot(3, 4))
-    first, second = maps.read(record(), NATIVE)
+    first, second = maps.read("slices/a", NATIVE)
     np.testing.assert_array_equal(first, hot(3, 4))
     assert second is None
     assert maps.missing == {("slices/a", "ring")}
@@ -50,8 +51,8 @@ def test_every_name_form_is_found(maps, form):
 def test_a_bare_name_that_two_images_share_belongs_to_neither(maps):
     save(maps.root / "x" / "a.mass.npy", hot(3, 4))
     save(maps.root / "y" / "a.mass.npy", hot(5, 6))
-    assert maps.read(record("slices/a"), NATIVE) == [None, None]
-    assert maps.read(record("x/a"), NATIVE)[0][3, 4] == np.float32(0.9)
+    assert maps.read("slices/a", NATIVE) == [None, None]
+    assert maps.read("x/a", NATIVE)[0][3, 4] == np.float32(0.9)
 
 
 def test_every_format_keeps_its_place(maps):
@@ -61,7 +62,7 @@ def test_every_format_keeps_its_place(maps):
     Image.fromarray((hot(3, 20) * 255).round().astype(np.uint8)).save(maps.root / "png.mass.png")
     Image.fromarray((hot(3, 20) * 65535).round().astype(np.uint16)).save(maps.root / "deep.mass.png")
     for name in ("npz", "npy", "nii", "png", "deep"):
-        one = maps.read(record(name), NATIVE)[0]
+        one = maps.read(name, NATIVE)[0]
         assert np.unravel_index(one.argmax(), one.shape) == (3, 20), name
         np.testing.assert_allclose(one, hot(3, 20), atol=0.003, err_msg=name)
 
@@ -72,28 +73,28 @@ def test_all_classes_in_one_file(maps):
     np.savez(maps.root / "b.npz", ring=hot(7, 8), mass=hot(1, 2))
     np.savez(maps.root / "c.npz", raw=stack[::-1], classes=np.array(["ring", "mass"]), logits=np.zeros(2))
     for name in ("slices/a", "b", "c"):
-        first, second = maps.read(record(name), NATIVE)
+        first, second = maps.read(name, NATIVE)
         assert (first[1, 2], second[7, 8]) == (np.float32(0.9), np.float32(0.9)), name
     save(maps.root / "d.npy", stack[:, :, :, None])
     with pytest.raises(RunError, match="one map for each of mass, ring"):
-        ForeignMaps(maps.root, CLASSES).read(record("d"), NATIVE)
+        ForeignMaps(maps.root, CLASSES).read("d", NATIVE)
 
 
 def test_a_map_on_its_side_is_refused(maps):
     save(maps.root / "a.mass.npy", hot(3, 4).T)
     with pytest.raises(GeometryError, match="lies on its side"):
-        maps.read(record("a"), NATIVE)
+        maps.read("a", NATIVE)
     save(maps.root / "b.mass.npy", hot(3, 4, shape=(16, 16)))  # another size and a square grid are nothing unusual
-    assert ForeignMaps(maps.root, CLASSES).read(record("b"), NATIVE)[0].shape == (16, 16)
+    assert ForeignMaps(maps.root, CLASSES).read("b", NATIVE)[0].shape == (16, 16)
 
 
 def test_damaged_files_are_named(maps):
     (maps.root / "a.mass.npz").write_bytes(b"PK\3\4 no archive")
     with pytest.raises(RunError, match=r"a\.mass\.npz cannot be read as a map"):
-        maps.read(record("a"), NATIVE)
+        maps.read("a", NATIVE)
     np.save(maps.root / "b.mass.npy", np.array([{"x": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(RunError, match=r"b\.mass\.npy cannot be read"):  # nothing is unpickled
-        ForeignMaps(maps.root, CLASSES).read(record("b"), NATIVE)
+        ForeignMaps(maps.root, CLASSES).read("b", NATIVE)
 
 
 def test_values_that_are_not_finite_are_cold_and_counted(maps):
@@ -101,7 +102,7 @@ def test_values_that_are_not_finite_are_cold_and_counted(maps):
     one[0, 0], one[5, 5] = np.nan, np.inf
     save(maps.root / "a.mass.npy", one)
     save(maps.root / "a.ring.npy", np.full((20, 30), np.nan))
-    first, second = maps.read(record("a"), NATIVE)
+    first, second = maps.read("a", NATIVE)
     assert (first[0, 0], first[5, 5], first[3, 4]) == (np.float32(0.1), np.float32(0.1), np.float32(0.9))
     assert second is None
     assert maps.broken == {("a", "mass"), ("a", "ring")}
@@ -111,24 +112,29 @@ def subject(maps, **changes):
     line = ((0.0, 1.0), (0.0, 1.0))
     scale = Calibration((1.0, 1.0), (0.0, 0.0), "val", (line, line))
     given = {"calibration": scale, "thresholds": (Threshold(0.5, "val"),) * 2} | changes
-    return foreign_subject(maps, ModelCard(CLASSES, RunConfig(), **given), "theirs")
+    return ForeignSubject(maps, ModelCard(CLASSES, RunConfig(), **given), "theirs")
+
+
+def result_of(subject, pixels):
+    [seen] = look(subject, [Exam("a", "a.png", (pixels,))])
+    return seen.result
 
 
 def test_a_missing_map_is_as_cold_as_can_be(maps):
     save(maps.root / "a.mass.npy", hot(3, 4))
-    look = subject(maps)
-    result = look.analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")[0]
+    theirs = subject(maps)
+    result = result_of(theirs, np.zeros(NATIVE, np.uint8))
     assert result.heatmap.method == "theirs"
     assert result.segmentation.mask("mass").any()
     assert not result.segmentation.mask("ring").any()
     assert result.heatmap.probability()[1].max() < 1e-6
-    assert look.gaps() == (1, 0)
+    assert theirs.gaps() == (1, 0)
     assert np.isnan(result.logits).all()
 
 
 def test_a_map_lands_on_the_image_by_half_pixel_centres(maps):
     save(maps.root / "a.mass.npy", hot(3, 4))
-    result = subject(maps).analyse(record("a"), np.zeros((*NATIVE, 3), np.uint8), "val")[0]
+    result = result_of(subject(maps), np.zeros((*NATIVE, 3), np.uint8))
     native = result.heatmap.native()[0]
     assert native.shape == NATIVE
     rows, columns = np.nonzero(native > 0.5)
@@ -138,15 +144,15 @@ def test_a_map_lands_on_the_image_by_half_pixel_centres(maps):
 def test_scores_beside_the_maps(maps):
     save(maps.root / "a.mass.npy", hot(3, 4))
     (maps.root / "scores.csv").write_text("image,class,score\na,mass,0.75\na,ring,0.5\n")
-    result = subject(maps).analyse(record("a"), np.zeros(NATIVE, np.uint8), "val")[0]
+    result = result_of(subject(maps), np.zeros(NATIVE, np.uint8))
     np.testing.assert_allclose(result.probabilities, [0.75, 0.5], atol=1e-6)
     wide = ForeignMaps(maps.root, CLASSES)
     (maps.root / "scores.csv").write_text("image,mass,ring\nb,3.5,-2\na,0.75,0.5\n")
-    np.testing.assert_allclose(subject(wide).analyse(record("a"), np.zeros(NATIVE), "val")[0].logits, [0.75, 0.5])
+    np.testing.assert_allclose(result_of(subject(wide), np.zeros(NATIVE)).logits, [0.75, 0.5])
     bad = ForeignMaps(maps.root, CLASSES)
     (maps.root / "scores.csv").write_text("file,p\na,1\n")
     with pytest.raises(TableError, match="expected image and mass, ring"):
-        subject(bad).analyse(record("a"), np.zeros(NATIVE), "val")
+        result_of(subject(bad), np.zeros(NATIVE))
 
 
 def test_the_scale_is_one_for_all_maps_and_only_rises(maps):
@@ -170,7 +176,7 @@ def test_the_scale_is_one_for_all_maps_and_only_rises(maps):
 
 def test_no_map_at_all(maps):
     with pytest.raises(RunError, match="holds no map"):
-        maps.read(record(), NATIVE)
+        maps.read("slices/a", NATIVE)
 
 
 def test_another_content_is_another_configuration(maps):

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lesioncam.data.io.image import read_image
 from lesioncam.data.io.nifti import VolumeGrid, as_volume, save_nifti, stem_of
 from lesioncam.data.preprocess import display_image
 from lesioncam.errors import ImageError, LesioncamError, OptionError, RunError
@@ -30,11 +29,14 @@ from lesioncam.files import write_json, write_with
 from lesioncam.functional.overlay import overlay
 from lesioncam.functional.slices import Slice, boxes_in, picture, shown_slice
 from lesioncam.inference.ensemble import Ensemble
-from lesioncam.inference.look import shown_scale
+from lesioncam.inference.exam import open_exam
+from lesioncam.inference.look import Look
+from lesioncam.inference.scale import shown_scale
+from lesioncam.inference.stream import Failed, Way, stream
 from lesioncam.lookup import find
 from lesioncam.progress import Progress
 from lesioncam.segmentation.crops import Crop, hottest, square_crop
-from lesioncam.types import CaseResult, Component
+from lesioncam.types import CaseResult, Component, Exam
 
 __all__ = ["WRITERS", "Prediction", "write_predictions"]
 
@@ -144,34 +146,58 @@ def write_predictions(
         find(asked.method, METHODS, "map method")
     if (asked.out / "predictions.csv").exists() and not asked.overwrite:
         raise RunError(f"{asked.out} holds an earlier prediction; replace it with --overwrite or choose another -o.")
-    names = _unique_names(images)
-    results, rows, crops, failed = [], list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, str]]()
-    for image, name in progress(iter(zip(images, names, strict=True)), len(images), "predict"):
-        label = name if isinstance(image, np.ndarray) else str(image)
-        try:
-            result, evidence = classifier.look(image, name=label, threshold=asked.threshold, method=asked.method)
-        except ImageError as error:
-            logger.warning("%s", error)
-            failed.append({"image": label, "reason": str(error)})
-            continue
-        pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
-        pixels = as_volume(pixels) if evidence.ndim == 4 else pixels
-        drawn = Drawn(result, pixels, evidence, name, asked.classes)
-        for kind in asked.write:
-            crops += WRITERS[kind](drawn, asked.out)
-        rows += list(_rows(drawn))
-        results.append(result)
+    written, failed = [], list[dict[str, str]]()
+    way = Way(classifier.simplest(), asked.threshold, asked.method)
+    items = [_Item(image, name) for image, name in zip(images, _unique_names(images), strict=True)]
+    for one in progress(stream(way, items, _Item.open, lambda *seen: _write(asked, *seen)), len(items), "predict"):
+        if isinstance(one, Failed):
+            logger.warning("%s", one.error)
+            failed.append({"image": one.item.label, "reason": str(one.error)})
+        else:
+            written.append(one)
     _write_csv(asked.out / "failed.csv", failed, ["image", "reason"])
-    if not results:
+    if not written:
         raise ImageError(f"none of the {len(images)} images could be used; {asked.out / 'failed.csv'} says why.")
     members = asked.out / "members.json"
     if classifier.plain:
         members.unlink(missing_ok=True)
     else:
         write_json(members, classifier.describe())
+    rows, crops = [row for one in written for row in one.rows], [row for one in written for row in one.crops]
     _write_csv(asked.out / "crops.csv", crops, ["image", "class", "crop", "box", "region", "peak", "scale"])
     _write_csv(asked.out / "predictions.csv", rows, list(rows[0]))
-    return results
+    return [one.result for one in written]
+
+
+class _Item(NamedTuple):
+    """What was given, and the stem of its files."""
+
+    image: str | Path | np.ndarray
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name if isinstance(self.image, np.ndarray) else str(self.image)
+
+    def open(self) -> Exam:
+        return open_exam(self.image, self.label)
+
+
+class _Written(NamedTuple):
+    """One result, with its rows of the tables."""
+
+    result: CaseResult
+    rows: list[dict[str, Any]]
+    crops: list[dict[str, Any]]
+
+
+def _write(asked: Prediction, item: _Item, looked: Look) -> _Written:
+    """Everything of one image but the tables."""
+    pixels = looked.exam.pixels
+    pixels = as_volume(pixels) if looked.evidence.ndim == 4 else pixels
+    drawn = Drawn(looked.result, pixels, looked.evidence, item.name, asked.classes)
+    crops = [row for kind in asked.write for row in WRITERS[kind](drawn, asked.out)]
+    return _Written(looked.result, list(_rows(drawn)), crops)
 
 
 def gated_masks(result: CaseResult) -> np.ndarray:

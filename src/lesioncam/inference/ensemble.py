@@ -12,26 +12,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logit
 
-from lesioncam.data.io.image import read_image, validate_image
 from lesioncam.errors import ModelError, OptionError
-from lesioncam.explanation.cam import METHODS, Explained
+from lesioncam.explanation.cam import Explained
 from lesioncam.files import read_json
 from lesioncam.geometry import OUTSIDE, Geometry
-from lesioncam.inference import look as case
-from lesioncam.inference.look import decisions_of, probabilities_of, shown_scale, thresholds_of, unit_scale
+from lesioncam.inference.classifier import ClassifierSubject, best_device, explained_samples
+from lesioncam.inference.subject import Answer, Subject
 from lesioncam.inference.views import VIEWS, View, make_views
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
+from lesioncam.runs.card import ModelCard
 from lesioncam.runs.folder import RunFolder
-from lesioncam.segmentation.mask import segment
-from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
+from lesioncam.types import Calibration, Exam, Heatmap, Threshold
 
 __all__ = ["Ensemble", "average_views", "gather"]
 
@@ -43,22 +43,32 @@ RULE = (
 _LEAST = 1e-12  # a probability of 0 has no logit
 
 
-class _Looks(NamedTuple):
-    """One member's views of one image and what came of each."""
+class _Views(NamedTuple):
+    """One member's views of one image and what came of each.
 
-    member: TrainedClassifier
+    Attributes:
+        member: who looked.
+        views: where.
+        explained: scores and maps of each view.
+        order: the ensemble's classes, as places in the member's.
+    """
+
+    member: ClassifierSubject
     views: tuple[View, ...]
-    found: tuple[Explained, ...]
+    explained: tuple[Explained, ...]
     order: tuple[int, ...]
 
     @property
     def calibrated(self) -> bool:
-        return self.found[0].heatmap.calibration is not None
+        return self.explained[0].heatmap.calibration is not None
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Subject):
     """One classifier or several, looking at an image once or several times.
+
+    Averaged maps lie on the image's own grid and are probabilities. Maps that have no calibrated scale are averaged as
+    they are over views, and on each member's own range over members.
 
     Attributes:
         members: at least one, all of the same classes.
@@ -71,74 +81,75 @@ class Ensemble:
     views: str = "none"
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """K names, in the order of the first member."""
-        return self.members[0].classes
+    def subjects(self) -> tuple[ClassifierSubject, ...]:
+        """Each member as a subject of its own."""
+        return tuple(ClassifierSubject(member) for member in self.members)
 
     @property
-    def plain(self) -> bool:
-        """One classifier and one look: nothing is averaged."""
-        return len(self.members) == 1 and self.views == "none"
+    def card(self) -> ModelCard:  # type: ignore[override]
+        """Of the first member, whose order of classes counts."""
+        return self.members[0].card
 
-    def look(
-        self,
-        image: str | Path | np.ndarray,
-        *,
-        name: str | None = None,
-        threshold: str | float = "val",
-        method: str | None = None,
-    ) -> tuple[CaseResult, np.ndarray]:
-        """As :func:`lesioncam.inference.look.look`; averaged maps lie on the image's own grid and are probabilities.
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """As the first member's; a view counts as an image."""
+        return max(1, self.subjects[0].batch // (1 if self.views == "none" else 2))
 
-        Maps that have no calibrated scale are averaged as they are over views, and on each member's own range over
-        members.
+    def is_own(self, method: str | None) -> bool:
+        """Whether it is every member's."""
+        return all(member.is_own(method) for member in self.subjects)
 
-        Raises:
-            ImageError: if the image cannot be read or used.
-            RunError: if thresholds of validation are asked for and a member has none.
-        """
-        if self.plain:
-            return case.look(self.members[0], image, name=name, threshold=threshold, method=method)
-        source = name or (str(image) if isinstance(image, str | Path) else "image")
-        pixels = image if isinstance(image, np.ndarray) else read_image(str(image))
-        validate_image(pixels, source)
-        looks = [self._look(member, pixels, source, method) for member in self.members]
-        heatmap = self._heatmap(looks)
-        own = all(method in (None, member.card.config.map) for member in self.members)
-        cut = "default" if threshold == "val" and not (own and heatmap.calibration) else threshold
-        shown = replace(heatmap, calibration=shown_scale(heatmap, heatmap.raw))
-        probabilities = np.mean([_scores(each) for each in looks], axis=0)
-        found = CaseResult(
-            id=name or Path(source).name,
-            image=source,
-            classes=self.classes,
-            logits=self._logits(probabilities),
-            probabilities=probabilities.astype(np.float32),
-            decisions=_mean_thresholds([_ordered(decisions_of(each.member), each.order) for each in looks]),
-            heatmap=heatmap,
-            segmentation=segment(shown, self._thresholds(cut), heatmap.raw),
-            task=self.members[0].card.config.task,
-        )
-        return found, heatmap.raw
+    @property
+    def thresholds(self) -> tuple[Threshold, ...] | None:
+        """The means of the members'; None where a member has none."""
+        chosen = [member.thresholds for member in self.subjects]
+        known = [each for each in chosen if each is not None]
+        return self._mean(known) if len(known) == len(chosen) else None
+
+    @property
+    def decisions(self) -> tuple[Threshold, ...]:
+        """The means of the members'."""
+        return self._mean([member.decisions for member in self.subjects])
+
+    def answers(self, exams: Sequence[Exam], method: str | None = None) -> Iterator[Answer]:
+        """See :meth:`Subject.answers`."""
+        looked = [self._look(member, exams, method) for member in self.subjects]
+        for views in zip(*looked, strict=True):
+            probabilities = np.mean([_scores(each) for each in views], axis=0)
+            yield Answer(self._logits(probabilities), probabilities.astype(np.float32), self._heatmap(views))
 
     def describe(self) -> dict[str, Any]:
         """What every member is, for ``members.json``: no absolute path in it."""
         members = [_about(*each) for each in zip(self.members, self.places, strict=True)]
         return {"rule": RULE, "views": self.views, "classes": list(self.classes), "members": members}
 
-    def _look(self, member: TrainedClassifier, pixels: np.ndarray, source: str, method: str | None) -> _Looks:
-        draw = find(method or member.card.config.map, METHODS, "map method")
-        views = make_views(member.preprocess, pixels, source, self.views)
-        order = tuple(member.classes.index(name) for name in self.classes)
-        return _Looks(member, views, tuple(draw(member, view.sample) for view in views), order)
+    @property
+    def plain(self) -> bool:
+        """One classifier and one look: nothing is averaged."""
+        return len(self.members) == 1 and self.views == "none"
 
-    def _heatmap(self, looks: Sequence[_Looks]) -> Heatmap:
+    def simplest(self) -> Subject:
+        """The only member where nothing is averaged, else the ensemble."""
+        return self.subjects[0] if self.plain else self
+
+    def _look(self, member: ClassifierSubject, exams: Sequence[Exam], method: str | None) -> list[_Views]:
+        """A member's views of every examination, all through the network before the first is used."""
+        prepare, order = member.classifier.preprocess, self._order(member)
+        views = [make_views(prepare, exam.pixels, exam.source, self.views) for exam in exams]
+        samples = [view.sample for each in views for view in each]
+        explained = iter(explained_samples(member.classifier, samples, method))
+        return [_Views(member, each, tuple(islice(explained, len(each))), order) for each in views]
+
+    def _order(self, member: Subject) -> tuple[int, ...]:
+        return tuple(member.classes.index(name) for name in self.classes)
+
+    def _heatmap(self, looks: Sequence[_Views]) -> Heatmap:
         """The mean map on the image's own grid; on a calibrated scale only if every member's map has one."""
         calibrated = all(each.calibrated for each in looks)
         total = sum(_maps(each, calibrated=calibrated, alone=len(looks) == 1)[list(each.order)] for each in looks)
         geometry = looks[0].views[0].geometry
         whole = Geometry.letterbox(geometry.native, geometry.native, spacing=geometry.spacing, affine=geometry.affine)
-        drawn = [each.found[0].heatmap for each in looks]
+        drawn = [each.explained[0].heatmap for each in looks]
         count = sum(len(each.views) for each in looks)
         return Heatmap(
             np.asarray(total / np.float32(len(looks)), dtype=np.float32),
@@ -149,18 +160,23 @@ class Ensemble:
             _identity(len(self.classes)) if calibrated else None,
         )
 
-    def _thresholds(self, threshold: str | float) -> tuple[Threshold, ...]:
-        if threshold != "val":
-            return thresholds_of(self.members[0], threshold)
-        orders = [[member.classes.index(name) for name in self.classes] for member in self.members]
-        return _mean_thresholds(
-            [_ordered(thresholds_of(member), order) for member, order in zip(self.members, orders, strict=True)]
+    def _mean(self, chosen: Sequence[Sequence[Threshold]]) -> tuple[Threshold, ...]:
+        """Per class the mean; it remembers everybody whom any of them was chosen on."""
+        orders = [self._order(member) for member in self.subjects]
+        ordered = [[each[k] for k in order] for each, order in zip(chosen, orders, strict=True)]
+        return tuple(
+            Threshold(
+                float(np.mean([one.value for one in each])),
+                "ensemble",
+                frozenset().union(*(one.tuned_on for one in each)),
+            )
+            for each in zip(*ordered, strict=True)
         )
 
     def _logits(self, probabilities: np.ndarray) -> np.ndarray:
         """What the sigmoid (of classes that exclude each other: the softmax) turns into these probabilities."""
         kept = np.clip(probabilities.astype(np.float64), _LEAST, 1 - _LEAST)
-        return np.asarray(np.log(kept) if self.members[0].card.config.softmax else logit(kept), dtype=np.float32)
+        return np.asarray(np.log(kept) if self.card.config.softmax else logit(kept), dtype=np.float32)
 
 
 def gather(given: Any, *, views: str = "none") -> Ensemble:
@@ -188,7 +204,7 @@ def gather(given: Any, *, views: str = "none") -> Ensemble:
         place = Path(getattr(one, "folder", one))
         if any(place.resolve() == known.resolve() for known in places if known is not None):
             raise OptionError(f"{place} is given twice; each member of an ensemble counts once.")
-        members.append(load_classifier(place))
+        members.append(load_classifier(place).to(best_device()))
         places.append(place)
     found = Ensemble(tuple(members), tuple(places), views)
     _expect_alike(found)
@@ -230,43 +246,22 @@ def average_views(views: Sequence[View], maps: Iterator[np.ndarray], fill: np.nd
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), cold), dtype=np.float32)
 
 
-def _maps(looks: _Looks, *, calibrated: bool, alone: bool) -> np.ndarray:
+def _maps(looks: _Views, *, calibrated: bool, alone: bool) -> np.ndarray:
     """A member's maps, ``(K, *native)``: probabilities, or raw ones (on their own range where others join them)."""
-    natives = (view.native(found.heatmap) for view, found in zip(looks.views, looks.found, strict=True))
+    natives = (view.native(one.heatmap) for view, one in zip(looks.views, looks.explained, strict=True))
+    coldest = np.min([one.heatmap.raw.reshape(len(looks.order), -1).min(axis=1) for one in looks.explained], axis=0)
     if calibrated:
-        scale = looks.found[0].heatmap.scale
-        cold = scale.probability(_coldest(looks)[:, None])[:, 0]
+        scale = looks.explained[0].heatmap.scale
+        cold = scale.probability(np.fmin(coldest, OUTSIDE).astype(np.float32)[:, None])[:, 0]
         return average_views(looks.views, (scale.probability(each) for each in natives), cold)
-    raw = average_views(looks.views, natives, _coldest(looks))
-    return raw if alone else unit_scale(raw, looks.views[0].geometry).probability(raw)
+    raw = average_views(looks.views, natives, coldest)
+    return raw if alone else Calibration.own_range(raw, looks.views[0].geometry).probability(raw)
 
 
-def _coldest(looks: _Looks) -> np.ndarray:
-    """Per class what stands where nobody looked, as :meth:`Geometry.to_native` has it, ``(K,)``."""
-    lows = [found.heatmap.raw.reshape(len(looks.order), -1).min(axis=1) for found in looks.found]
-    return np.fmin(np.min(lows, axis=0), OUTSIDE).astype(np.float32)
-
-
-def _scores(looks: _Looks) -> np.ndarray:
+def _scores(looks: _Views) -> np.ndarray:
     """A member's image probabilities, mean over its views, ``(K,)`` float64 in the ensemble's order."""
-    found = [probabilities_of(looks.member, each.logits) for each in looks.found]
-    return np.asarray(np.mean(found, axis=0, dtype=np.float64))[list(looks.order)]
-
-
-def _ordered(thresholds: Sequence[Threshold], order: Sequence[int]) -> tuple[Threshold, ...]:
-    return tuple(thresholds[k] for k in order)
-
-
-def _mean_thresholds(members: Sequence[Sequence[Threshold]]) -> tuple[Threshold, ...]:
-    """Per class the mean; it remembers everybody whom any of them was chosen on."""
-    return tuple(
-        Threshold(
-            float(np.mean([one.value for one in each])),
-            "ensemble",
-            frozenset().union(*(one.tuned_on for one in each)),
-        )
-        for each in zip(*members, strict=True)
-    )
+    scores = [looks.member.probabilities(each) for each in looks.explained]
+    return np.asarray(np.mean(scores, axis=0, dtype=np.float64))[list(looks.order)]
 
 
 def _identity(count: int) -> Calibration:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +14,10 @@ from lesioncam.evaluation.controls import CONTROLS, MeanMask
 from lesioncam.evaluation.few_shot import FewShotFit
 from lesioncam.explanation.cam import maps_are_logits
 from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_softmax_temperature, fit_temperature
-from lesioncam.inference.look import image_probabilities
-from lesioncam.inference.subject import Subject, classifier_subject
+from lesioncam.functional.segmentation import dice_at_thresholds
+from lesioncam.inference.classifier import ClassifierSubject
+from lesioncam.inference.scale import image_probabilities
+from lesioncam.inference.subject import Subject
 from lesioncam.measurement.control_set import ControlSet
 from lesioncam.measurement.part import Part, Seen
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
@@ -23,13 +26,13 @@ from lesioncam.progress import Progress, silent
 from lesioncam.runs.card import ModelCard, update_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
-from lesioncam.segmentation.threshold import DEFAULT, DiceSearch, decision_threshold, fitted_thresholds
-from lesioncam.types import Calibration, Threshold, Validation
+from lesioncam.segmentation.threshold import DEFAULT, THRESHOLDS, DiceSearch, decision_threshold, fitted_thresholds
+from lesioncam.types import Calibration, Heatmap, Threshold, Validation
 
 __all__ = ["calibrate", "check_scores", "map_scale", "settle"]
 
 
-_SEARCHED = "default"
+DEFAULT_THRESHOLD = "default"
 """Where thresholds come from while they are being searched."""
 
 
@@ -68,7 +71,7 @@ def calibrate(
 
     def rebuild(card: ModelCard) -> Subject:
         classifier.card = card
-        return classifier_subject(classifier)
+        return ClassifierSubject(classifier)
 
     part = Part(run_table(folder).split("val"), rebuild(classifier.card), run_key(folder))
     card = settle(folder, part, rebuild, progress)
@@ -106,9 +109,9 @@ def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject
         image_calibration=_image_scale(card, gathered, who),
     )
     subject = rebuild(card)
-    beside = ControlSet(gathered.means, gathered.few_shot.head(), card.config.seed)
-    thresholds = _search(replace(part, subject=subject), beside, who, progress)
-    beside.save(folder, {name: each for name, each in thresholds.items() if name != subject.method})
+    controls = ControlSet(gathered.means, gathered.few_shot.head(), card.config.seed)
+    thresholds = _search(replace(part, subject=subject), controls, who, progress)
+    controls.save(folder, {name: each for name, each in thresholds.items() if name != subject.method})
     return replace(
         card,
         thresholds=_asked(card, thresholds[subject.method]),
@@ -125,13 +128,29 @@ def map_scale(part: Part, progress: Progress = silent) -> Calibration:
     """
     who = part.validation()
     values: list[list[np.ndarray]] = [[] for _ in part.subject.card.classes]
-    for seen in progress(part.walk(_SEARCHED), len(part.table), "scale of maps"):
-        for kept, one in zip(values, seen.result.heatmap.raw, strict=True):
+    maps = part.each(DEFAULT_THRESHOLD, lambda seen: seen.result.heatmap.raw)
+    for raw in progress(maps, len(part.table), "scale of maps"):
+        for kept, one in zip(values, raw, strict=True):
             kept.append(one[np.isfinite(one)].ravel())
     return Calibration.spanning([np.concatenate(kept) for kept in values], who.tuned_on)
 
 
 # ---- one pass over validation ------------------------------------------------------------------------------------
+
+
+class _Glance(NamedTuple):
+    """What is chosen from, of one image: its scores and cells, and where its lesions are."""
+
+    logits: np.ndarray
+    heatmap: Heatmap
+    features: np.ndarray | None
+    labels: Sequence[float]
+    masks: Mapping[str, np.ndarray]
+
+
+def _glance(seen: Seen) -> _Glance:
+    result, truth = seen.result, seen.truth
+    return _Glance(result.logits, result.heatmap, result.features, truth.labels, truth.masks)
 
 
 @dataclass
@@ -149,30 +168,29 @@ class _Gathered:
 def _gather(part: Part, progress: Progress) -> _Gathered:
     card = part.subject.card
     count = len(card.classes)
-    found = _Gathered(part.labels, MeanMask(card.classes), FewShotFit(count, card.config.seed))
-    found.cells, found.shares = [[] for _ in range(count)], [[] for _ in range(count)]
-    for seen in progress(part.walk(_SEARCHED), len(part.table), "looking at val"):
-        found.logits.append(seen.result.logits)
+    gathered = _Gathered(part.labels, MeanMask(card.classes), FewShotFit(count, card.config.seed))
+    gathered.cells, gathered.shares = [[] for _ in range(count)], [[] for _ in range(count)]
+    for one in progress(part.each(DEFAULT_THRESHOLD, _glance), len(part.table), "looking at val"):
+        gathered.logits.append(one.logits)
         for k, name in enumerate(card.classes):
-            _add(found, seen, k, seen.truth.masks.get(name))
-    return found
+            _add(gathered, one, k, one.masks.get(name))
+    return gathered
 
 
-def _add(found: _Gathered, seen: Seen, k: int, mask: np.ndarray | None) -> None:
+def _add(gathered: _Gathered, one: _Glance, k: int, mask: np.ndarray | None) -> None:
     """A class of an image: where its lesions are, or that it has none."""
-    heatmap = seen.result.heatmap
-    grid = heatmap.raw.shape[1:]
+    grid = one.heatmap.raw.shape[1:]
     if mask is not None and mask.any():
-        found.means.add(k, mask)
-        share = heatmap.geometry.to_cells(mask, grid, heatmap.origin)
-    elif seen.truth.labels[k] == 0:
+        gathered.means.add(k, mask)
+        share = one.heatmap.geometry.to_cells(mask, grid, one.heatmap.origin)
+    elif one.labels[k] == 0:
         share = np.zeros(grid)
     else:
         return
-    if seen.result.features is not None:
-        found.few_shot.add(k, seen.result.features, share)
-    found.cells[k].append(heatmap.raw[k].ravel())
-    found.shares[k].append(share.ravel())
+    if one.features is not None:
+        gathered.few_shot.add(k, one.features, share)
+    gathered.cells[k].append(one.heatmap.raw[k].ravel())
+    gathered.shares[k].append(share.ravel())
 
 
 # ---- scales ------------------------------------------------------------------------------------------------------
@@ -250,27 +268,32 @@ def _decisions(card: ModelCard, found: _Gathered, who: Validation) -> tuple[Thre
 # ---- thresholds of maps ------------------------------------------------------------------------------------------
 
 
-def _search(part: Part, beside: ControlSet, who: Validation, progress: Progress) -> dict[str, tuple[Threshold, ...]]:
+def _search(part: Part, controls: ControlSet, who: Validation, progress: Progress) -> dict[str, tuple[Threshold, ...]]:
     """The best Dice of every class, for the method and each control, over the images that have masks."""
     method, classes = part.subject.method, part.subject.card.classes
     searches = {name: DiceSearch(len(classes)) for name in (method, *CONTROLS)}
     masked = np.array([bool(masks) for masks in part.table.frame["masks"]], dtype=bool)
     few = replace(part, table=part.table.take(masked))
-    for seen in progress(few.walk(_SEARCHED), len(few.table), "thresholds on val"):
-        _add_searches(searches, seen, beside, method)
-    drawn = [name for name in searches if name != "few_shot" or beside.head is not None]
+    curves = few.each(DEFAULT_THRESHOLD, lambda seen: _dice_curves(seen, controls, method))
+    for one in progress(curves, len(few.table), "thresholds on val"):
+        for (name, k), dice in one.items():
+            searches[name].add_curve(k, dice)
+    drawn = [name for name in searches if name != "few_shot" or controls.head is not None]
     return {name: fitted_thresholds(searches[name].best(), who) for name in drawn}
 
 
-def _add_searches(searches: dict[str, DiceSearch], seen: Seen, beside: ControlSet, method: str) -> None:
+def _dice_curves(seen: Seen, controls: ControlSet, method: str) -> dict[tuple[str, int], np.ndarray]:
+    """Dice at every threshold, of the method and each control, for each class that has a lesion."""
     masks = {seen.result.classes.index(name): mask for name, mask in seen.truth.masks.items() if mask.any()}
     if not masks:
-        return
+        return {}
     own = seen.result.heatmap.scale.probability(seen.evidence)
-    maps = beside.maps(seen, list(masks)) | {method: {k: own[k] for k in masks}}
-    for name, drawn in maps.items():
-        for k, mask in masks.items():
-            searches[name].add(k, drawn[k], mask)
+    maps = controls.maps(seen, list(masks)) | {method: {k: own[k] for k in masks}}
+    return {
+        (name, k): dice_at_thresholds(drawn[k], mask, THRESHOLDS)
+        for name, drawn in maps.items()
+        for k, mask in masks.items()
+    }
 
 
 def _asked(card: ModelCard, fitted: tuple[Threshold, ...]) -> tuple[Threshold, ...]:

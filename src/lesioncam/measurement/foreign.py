@@ -10,8 +10,8 @@ maps gives image scores: columns ``image`` and one per class, or ``image, class,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -19,18 +19,18 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from lesioncam.data.io.image import read_image
 from lesioncam.data.io.nifti import read_nifti, sides_of
 from lesioncam.errors import GeometryError, ImageError, RunError, TableError
 from lesioncam.geometry import Geometry
-from lesioncam.inference.subject import Subject
+from lesioncam.inference.scale import image_probabilities
+from lesioncam.inference.subject import Answer, Subject
 from lesioncam.runs.card import ModelCard
-from lesioncam.segmentation.mask import segment
-from lesioncam.types import Calibration, CaseResult, Heatmap, Record, Threshold, Validation
+from lesioncam.types import Calibration, Exam, Heatmap, Record, Validation
 
-__all__ = ["ForeignMaps", "foreign_scale", "foreign_subject"]
+__all__ = ["ForeignMaps", "ForeignSubject", "foreign_scale"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ class ForeignMaps:
         stems = dict.fromkeys((image, image.rpartition("/")[2]))
         return any(stem in self.files for stem in stems) or any(self._find(image, name) for name in self.classes)
 
-    def read(self, record: Record, native: Sequence[int]) -> list[np.ndarray | None]:
-        """The map of each class as it is stored, ``(*s)`` float32; None where there is none.
+    def read(self, image: str, native: Sequence[int]) -> list[np.ndarray | None]:
+        """The map of each class of an image as it is stored, ``(*s)`` float32; None where there is none.
 
         Raises:
             RunError: for a file that cannot be read, or holds something else than one map per class.
@@ -126,18 +126,18 @@ class ForeignMaps:
         whole: list[np.ndarray | None] | None = None
         found: list[np.ndarray | None] = []
         for k, name in enumerate(self.classes):
-            path = self._find(record.id, name)
+            path = self._find(image, name)
             one = None
             if path is not None:
                 one = _single(path, len(native))
             else:
-                whole = self._whole(record.id, len(native)) if whole is None else whole
+                whole = self._whole(image, len(native)) if whole is None else whole
                 one = whole[k]
             if one is None:
-                self.missing.add((record.id, name))
+                self.missing.add((image, name))
             else:
-                _expect_upright(one, native, path or self.root / record.id)
-                one = self._finite(one, record.id, name)
+                _expect_upright(one, native, path or self.root / image)
+                one = self._finite(one, image, name)
             found.append(one)
         return found
 
@@ -176,49 +176,49 @@ class ForeignMaps:
         return [None] * len(self.classes)
 
 
-def foreign_subject(maps: ForeignMaps, card: ModelCard, method: str) -> Subject:
+@dataclass(frozen=True)
+class ForeignSubject(Subject):
     """Another tool's maps as a subject of measurement.
 
     A class without a map is as cold as can be, and counts as a miss where there is a lesion: leaving out what is hard
     would be a way to win.
+
+    Attributes:
+        maps: the folder.
+        card: classes, scale, and everything that was chosen.
+        name: of the tool, the map method in every table.
     """
-    scale = card.calibration or Calibration.of_classifier(len(card.classes))
 
-    def look(record: Record, pixels: np.ndarray, threshold: str | float) -> tuple[CaseResult, np.ndarray]:
-        native = pixels.shape[: 2 if pixels.ndim < 4 else 3]  # colour comes last
-        heatmap = _heatmap(maps.read(record, native), card, tuple(native), scale, method)
-        return _result(maps, record, heatmap, _with_threshold(card, threshold))
+    maps: ForeignMaps
+    card: ModelCard
+    name: str
+    foreign: bool = True
 
-    def gaps() -> tuple[int, int]:
-        return len(maps.missing), len(maps.broken)
+    @property
+    def method(self) -> str:
+        """The tool's name."""
+        return self.name
 
-    return Subject(card, method, look, maps.digest, foreign=True, gaps=gaps)
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """Of every file."""
+        return self.maps.digest
 
+    def gaps(self) -> tuple[int, int]:
+        """See :meth:`Subject.gaps`."""
+        return len(self.maps.missing), len(self.maps.broken)
 
-def _with_threshold(card: ModelCard, threshold: str | float) -> ModelCard:
-    """The card with the thresholds that were asked for."""
-    count = len(card.classes)
-    if threshold == "val" and card.thresholds is not None:
-        return card
-    own = Threshold(0.5, "default") if isinstance(threshold, str) else Threshold(float(threshold), "given")
-    return replace(card, thresholds=(own,) * count)
-
-
-def _result(maps: ForeignMaps, record: Record, heatmap: Heatmap, card: ModelCard) -> tuple[CaseResult, np.ndarray]:
-    logits = maps.scores.get(record.id, np.full(len(card.classes), np.nan, dtype=np.float32))
-    image_scale = card.image_calibration
-    evidence = heatmap.native()
-    found = CaseResult(
-        id=record.id,
-        image=record.image,
-        classes=card.classes,
-        logits=logits,
-        probabilities=expit(logits).astype(np.float32) if image_scale is None else image_scale.probability(logits),
-        decisions=card.decisions or (Threshold(0.5, "default"),) * len(card.classes),
-        heatmap=heatmap,
-        segmentation=segment(heatmap, card.thresholds or (), evidence),
-    )
-    return found, evidence
+    def answers(self, exams: Sequence[Exam], method: str | None = None) -> Iterator[Answer]:
+        """See :meth:`Subject.answers`; there is one map method, so ``method`` changes nothing."""
+        del method
+        scale = self.card.calibration or Calibration.of_classifier(len(self.classes))
+        missing = np.full(len(self.classes), np.nan, dtype=np.float32)
+        for exam in exams:
+            native = exam.pixels.shape[: 2 if exam.pixels.ndim < 4 else 3]  # colour comes last
+            heatmap = _heatmap(self.maps.read(exam.id, native), self.card, tuple(native), scale, self.name)
+            logits = self.maps.scores.get(exam.id, missing)
+            scores = image_probabilities(logits, self.card.image_calibration, softmax=self.card.config.softmax)
+            yield Answer(logits, scores, heatmap)
 
 
 def _heatmap(
@@ -262,7 +262,7 @@ def foreign_scale(maps: ForeignMaps, records: Sequence[Record], who: Validation 
     seen: list[list[np.ndarray]] = [[] for _ in maps.classes]
     for record in records:
         native = sides_of(read_image(record.image))
-        for k, one in enumerate(maps.read(record, native)):
+        for k, one in enumerate(maps.read(record.id, native)):
             if one is not None:
                 seen[k].append(one.ravel())
     values = [np.concatenate(each) if each else np.zeros(0, np.float32) for each in seen]

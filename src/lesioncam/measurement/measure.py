@@ -29,9 +29,10 @@ from lesioncam.evaluation.subgroups import strata_table, subgroup_table
 from lesioncam.evaluation.summary import curves, summarise
 from lesioncam.files import read_json, write_json, write_with
 from lesioncam.functional.slices import picture, shown_slice
-from lesioncam.inference.subject import Subject, classifier_subject
+from lesioncam.inference.classifier import ClassifierSubject, best_device
+from lesioncam.inference.subject import Subject
 from lesioncam.measurement.control_set import ControlSet
-from lesioncam.measurement.foreign import ForeignMaps, foreign_subject
+from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject
 from lesioncam.measurement.leaks import Leak, without_leaks
 from lesioncam.measurement.part import Part, Seen
 from lesioncam.measurement.sanity import sanity_facts
@@ -80,9 +81,9 @@ def load_subject(folder: RunFolder, pooling: Callable[..., Tensor] | None = None
         content = read_json(folder.maps)
         card = card_from_json(folder.maps, content["card"])
         maps = ForeignMaps((folder.root / read_json(folder.source)["maps"]).resolve(), card.classes)
-        return foreign_subject(maps, card, str(content["method"]))
-    classifier = load_classifier(folder.root, pooling=pooling)
-    return classifier_subject(classifier, _configuration(folder))
+        return ForeignSubject(maps, card, str(content["method"]))
+    classifier = load_classifier(folder.root, pooling=pooling).to(best_device())
+    return ClassifierSubject(classifier, _configuration(folder))
 
 
 def measure(folder: RunFolder, split: str = "val", asked: Asked = Asked(), *, progress: Progress = silent) -> Path:
@@ -191,10 +192,6 @@ def _bound(asked: Asked, subject: Subject) -> ForeignMaps | None:
 # ---- the walk ----------------------------------------------------------------------------------------------------
 
 
-_WORKERS = 2
-"""Images that are scored at the same time: each may hold a few hundred megabytes of maps."""
-
-
 class _Scored(NamedTuple):
     """What is kept of one image."""
 
@@ -227,7 +224,7 @@ class _Walk:
 
     def run(self, split: str, progress: Progress) -> None:
         """Measure every image, as many at a time as there are cores to use."""
-        scored = self.part.each(self.asked.threshold, self._score, _WORKERS)
+        scored = self.part.each(self.asked.threshold, self._score)
         for one in progress(scored, len(self.part.table), f"measuring {split}"):
             self.rows += one.rows
             self.names[one.image] = one.file
@@ -273,7 +270,7 @@ class _Walk:
         marks = {BOUNDS[0]: ControlMap({k: one.map for k, one in best.items()}, levels)}
         if self.bound is not None:
             native = seen.result.heatmap.geometry.native
-            maps = enumerate(self.bound.read(seen.record, native))
+            maps = enumerate(self.bound.read(seen.record.id, native))
             given = {k: _fit(one, native) for k, one in maps if one is not None}
             marks[BOUNDS[1]] = ControlMap(given, [Threshold(0.5, "given")] * len(classes))
         return marks
@@ -331,7 +328,7 @@ def _write_shortcut(place: Path, folder: RunFolder, walk: _Walk) -> None:
     some = np.linspace(0, len(whole) - 1, min(PROBED, len(whole))).astype(int)
     train = replace(walk.part, table=whole.take(some))
     if len(train.table):
-        images = ((read_image(record.image), labels) for record, labels, _ in train.records())
+        images = ((read_image(row.record.image), list(row.labels)) for row in train.rows())
         walk.shortcut.train(probe_data(images, len(walk.grid)))
     write_json(place / "shortcut.json", walk.shortcut.result(draws=config.draws, seed=config.seed))
 
@@ -364,30 +361,34 @@ def _write_gallery(part: Part, cases: pd.DataFrame, names: dict[str, str], place
     """The chosen images once more, with pixels, for a report that needs the run folder only; of volumes one slice."""
     gallery = pick_gallery(cases)
     shown = dict(zip(gallery["image"], gallery["class"], strict=True))
-    cuts: dict[str, str] = {}
     rows = [i for i, name in enumerate(part.table.frame["id"]) if name in shown]
-    for seen in replace(part, table=part.table.take(rows)).walk(threshold):
-        result, truth = seen.result, seen.truth
-        masks = [truth.masks.get(name, np.zeros(result.heatmap.geometry.native, dtype=bool)) for name in result.classes]
-        known = [name in truth.masks or label == 0 for name, label in zip(result.classes, truth.labels, strict=True)]
-        pictures = {
-            "probability": _one_map(seen, shown[result.id]),
-            "masks": result.segmentation.masks,
-            "truth": np.stack(masks),
-        }
-        image = display_image(seen.pixels)
-        if seen.evidence.ndim == 4:
-            k = result.classes.index(shown[result.id])
-            grid, spacing = as_volume(seen.pixels).grid, result.heatmap.geometry.spacing
-            cut = shown_slice(seen.evidence[k], result.segmentation.masks[k], masks[k], spacing)
-            cuts[result.id] = f"slice {grid.slice_name(cut.axis, cut.place) if grid else cut.place} ({cut.why})"
-            image, pictures = picture(image, cut), {name: picture(stack, cut) for name, stack in pictures.items()}
-            pictures["slice"] = np.array([cut.axis, cut.place])
-        told, drawn = np.array([shown[result.id]]), place / "arrays" / names[result.id]
-        _write_arrays(drawn, result, image=image, shown=told, truth_known=np.array(known), **pictures)
+    chosen, arrays = replace(part, table=part.table.take(rows)), place / "arrays"
+
+    def write(seen: Seen) -> tuple[str, str]:
+        return _write_shown(seen, shown[seen.result.id], arrays / names[seen.result.id])
+
+    cuts = dict(chosen.each(threshold, write))
     reasons = ["; ".join(filter(None, [reason, cuts.get(image, "")])) for image, reason in _told(gallery)]
     files = [names[image] for image in gallery["image"]]
     _write_csv(place / "gallery.csv", gallery.assign(file=files, reason=reasons))
+
+
+def _write_shown(seen: Seen, label: str, path: Path) -> tuple[str, str]:
+    """The arrays of one image with its pixels; returns its id and, of a volume, which slice is shown and why."""
+    result, truth, cut_told = seen.result, seen.truth, ""
+    masks = [truth.masks.get(name, np.zeros(result.heatmap.geometry.native, dtype=bool)) for name in result.classes]
+    known = [name in truth.masks or label == 0 for name, label in zip(result.classes, truth.labels, strict=True)]
+    pictures = {"probability": _one_map(seen, label), "masks": result.segmentation.masks, "truth": np.stack(masks)}
+    image = display_image(seen.pixels)
+    if seen.evidence.ndim == 4:
+        k = result.classes.index(label)
+        grid, spacing = as_volume(seen.pixels).grid, result.heatmap.geometry.spacing
+        cut = shown_slice(seen.evidence[k], result.segmentation.masks[k], masks[k], spacing)
+        cut_told = f"slice {grid.slice_name(cut.axis, cut.place) if grid else cut.place} ({cut.why})"
+        image, pictures = picture(image, cut), {name: picture(stack, cut) for name, stack in pictures.items()}
+        pictures["slice"] = np.array([cut.axis, cut.place])
+    _write_arrays(path, result, image=image, shown=np.array([label]), truth_known=np.array(known), **pictures)
+    return result.id, cut_told
 
 
 def _told(gallery: pd.DataFrame) -> list[tuple[str, str]]:

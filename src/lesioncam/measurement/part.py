@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lesioncam.data.io.image import read_image
 from lesioncam.data.table.table import Table
 from lesioncam.data.table.targets import targets_of
 from lesioncam.evaluation.cases import Truth
 from lesioncam.evaluation.protocol import patient_digest
+from lesioncam.inference.exam import exam_of
+from lesioncam.inference.look import Look
+from lesioncam.inference.stream import Failed, Way, stream
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.truth import read_truth
-from lesioncam.progress import ahead
-from lesioncam.types import CaseResult, Record, Validation
+from lesioncam.types import CaseResult, Exam, Record, Validation
 
 R = TypeVar("R")
 
-__all__ = ["Part", "Seen"]
+__all__ = ["Part", "Row", "Seen"]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One image on its way: the table's row, the file's pixels, what came out, the maps on its grid, and the truth."""
+    """One image beside its truth: the table's row, the file's pixels, what came out, the maps on its grid."""
 
     record: Record
     pixels: np.ndarray
     result: CaseResult
     evidence: np.ndarray
     truth: Truth
+
+
+class Row(NamedTuple):
+    """A row of the table, its labels after the run's policy, its patient as a keyed digest."""
+
+    record: Record
+    labels: tuple[float, ...]
+    patient: str
 
 
 @dataclass(frozen=True)
@@ -67,29 +76,37 @@ class Part:
         frame = self.table.frame
         return Validation(tuple(frame["id"]), tuple(self.digests), tuple(map(str, frame["split"])))
 
-    def records(self) -> Iterator[tuple[Record, list[float], str]]:
+    def rows(self) -> list[Row]:
         """Each row with its labels and patient digest; the truth of unverified rows is set aside."""
         verified = self.table.verified()
+        rows = []
         for i, (record, labels, patient) in enumerate(
             zip(self.table.records(), self.labels, self.digests, strict=True)
         ):
             known = verified is None or bool(verified[i])
             told = record if known else replace(record, masks={}, boxes=(), readers={})
-            yield told, [float(label) for label in labels], patient
+            rows.append(Row(told, tuple(float(label) for label in labels), patient))
+        return rows
 
-    def walk(self, threshold: str | float) -> Iterator[Seen]:
-        """Each image through the whole path, beside its truth."""
-        yield from self.each(threshold, lambda seen: seen, 1)
+    def each(self, threshold: str | float, work: Callable[[Seen], R]) -> Iterator[R]:
+        """What ``work`` makes of every image beside its truth, in order.
 
-    def each(self, threshold: str | float, work: Callable[[Seen], R], workers: int) -> Iterator[R]:
-        """What ``work`` makes of every image, in order; ``workers`` images at a time, so ``work`` changes nothing."""
-        yield from ahead(self.records(), lambda row: work(self._see(*row, threshold)), workers)
+        Args:
+            threshold: of the maps, see :func:`lesioncam.inference.look.look`.
+            work: called from several threads, so it changes nothing that others see, and returns no full-size maps.
 
-    def _see(self, record: Record, labels: Sequence[float], patient: str, threshold: str | float) -> Seen:
-        pixels = read_image(record.image)
-        result, evidence = self.subject.analyse(record, pixels, threshold)
-        return Seen(record, pixels, result, evidence, self.truth(record, labels, patient, evidence.shape[1:]))
+        Raises:
+            ImageError: for the first image that cannot be used.
+        """
+        for result in stream(Way(self.subject, threshold), self.rows(), _opened, lambda *seen: work(self._see(*seen))):
+            if isinstance(result, Failed):
+                raise result.error
+            yield result
 
-    def truth(self, record: Record, labels: Sequence[float], patient: str, size: tuple[int, ...]) -> Truth:
-        """What is known about one row."""
-        return read_truth(record, self.table.classes, labels, size, patient)
+    def _see(self, row: Row, looked: Look) -> Seen:
+        truth = read_truth(row.record, self.table.classes, row.labels, looked.evidence.shape[1:], row.patient)
+        return Seen(row.record, looked.exam.pixels, looked.result, looked.evidence, truth)
+
+
+def _opened(row: Row) -> Exam:
+    return exam_of(row.record)

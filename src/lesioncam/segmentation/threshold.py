@@ -77,8 +77,11 @@ class DiceSearch:
             GeometryError: if map and mask differ in size.
         """
         dice = dice_at_thresholds(probability, truth, THRESHOLDS)
-        if not np.any(truth):
-            return
+        if np.any(truth):
+            self.add_curve(class_index, dice)
+
+    def add_curve(self, class_index: int, dice: np.ndarray) -> None:
+        """Add one image that has a lesion by its Dice at every one of `THRESHOLDS`, ``(481,)``."""
         self._sums[class_index] += dice
         self._images[class_index] += 1
 

@@ -16,8 +16,10 @@ from lesioncam.errors import ModelError
 from lesioncam.evaluation.protocol import key_mark
 from lesioncam.explanation.explain import METHODS
 from lesioncam.files import write_text
-from lesioncam.inference.explainer import Explainer, SelfTest
-from lesioncam.inference.subject import Subject, classifier_subject
+from lesioncam.inference.classifier import ClassifierSubject
+from lesioncam.inference.explainer import Explainer
+from lesioncam.inference.self_test import SelfTest
+from lesioncam.inference.subject import Subject
 from lesioncam.lookup import find
 from lesioncam.measurement.calibrate import check_scores, settle
 from lesioncam.measurement.measure import table_roles
@@ -175,7 +177,7 @@ def _settle(folder: RunFolder, classifier: TrainedClassifier, progress: Progress
 
     def rebuild(card: ModelCard) -> Subject:
         classifier.card = card
-        return classifier_subject(classifier)
+        return ClassifierSubject(classifier)
 
     part = Part(table.split("val"), rebuild(card), key)
     if not len(part.table):

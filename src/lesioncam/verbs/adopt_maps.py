@@ -10,7 +10,7 @@ from lesioncam.evaluation.protocol import key_mark
 from lesioncam.files import write_json
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.calibrate import settle
-from lesioncam.measurement.foreign import ForeignMaps, foreign_scale, foreign_subject
+from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject, foreign_scale
 from lesioncam.measurement.measure import table_roles
 from lesioncam.measurement.part import Part
 from lesioncam.options.recipes import load_config
@@ -47,11 +47,11 @@ def adopt_maps(folder: RunFolder, root: Path, name: str, progress: Progress) -> 
     )
 
     def rebuild(card: ModelCard) -> Subject:
-        return foreign_subject(maps, card, name)
+        return ForeignSubject(maps, card, name)
 
     part = Part(table.split("val"), rebuild(card), key)
     who = part.validation() if len(part.table) else None
-    records = [record for record, _, _ in part.records()]
+    records = [row.record for row in part.rows()]
     card = replace(card, calibration=foreign_scale(maps, records, who))
     if who is None:
         card = replace(card, thresholds=(Threshold(0.5),) * len(card.classes))

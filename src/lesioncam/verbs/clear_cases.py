@@ -16,13 +16,14 @@ import pandas as pd
 import torch
 from scipy.special import softmax
 
-from lesioncam.data.io.image import read_image
 from lesioncam.data.preprocess import display_image
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.explanation.cam import explained
 from lesioncam.files import write_with
 from lesioncam.functional.clear import class_scale, dominant
-from lesioncam.inference.look import look, unit_scale
+from lesioncam.inference.classifier import ClassifierSubject
+from lesioncam.inference.exam import exam_of
+from lesioncam.inference.look import look
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
 from lesioncam.progress import bars
 from lesioncam.reporting.figures.clear_figures import ClearCase, ClearStyle, fundus_figure, method_table, save_picture
@@ -154,15 +155,14 @@ def _middle(cases: Sequence[_Chosen], count: int) -> list[_Chosen]:
 
 
 def _case(classifier: TrainedClassifier, record: Record, one: _Chosen, asked: ClearAsked) -> ClearCase:
-    pixels = read_image(record.image)
-    found = explained(classifier, classifier.preprocess(pixels, record.id), "clear", {"rule": asked.rule})
+    exam = exam_of(record)
+    found = explained(classifier, classifier.preprocess(exam.pixels, record.id), "clear", {"rule": asked.rule})
     responses = torch.from_numpy(np.maximum(found.heatmap.native(), 0))[None]
     weights = torch.from_numpy(softmax(found.logits))[None]
     which, strength = dominant(class_scale(responses, weights, asked.class_scale))
-    result, evidence = look(classifier, pixels, name=record.id, threshold="default")
-    said = int(one.probabilities.argmax())
-    heat = unit_scale(evidence, result.heatmap.geometry).probability(evidence)[said]
-    shown = display_image(pixels)
+    [seen] = look(ClassifierSubject(classifier), [exam], threshold="default")
+    heat = seen.result.heatmap.of_class(int(one.probabilities.argmax())).unit()[0]
+    shown = display_image(exam.pixels)
     name = Path(record.image.partition("#")[0]).name
     return ClearCase(name, shown, one.truth, one.probabilities, which[0].numpy(), strength[0].numpy(), heat)
 

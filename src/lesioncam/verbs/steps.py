@@ -23,6 +23,7 @@ from lesioncam.evaluation.protocol import key_mark
 from lesioncam.export.predictions import Prediction, write_predictions
 from lesioncam.files import read_json
 from lesioncam.inference.ensemble import gather
+from lesioncam.inference.stream import Way, results_of
 from lesioncam.inference.views import Views
 from lesioncam.lookup import find
 from lesioncam.measurement.calibrate import calibrate, check_scores
@@ -410,11 +411,8 @@ def predict(
     if out is not None:
         asked = Prediction(Path(out), tuple(write), threshold, overwrite, map, tuple(classes))
         return write_predictions(model, images, asked, bars(wanted=progress))
-    stream = iter(images)
-    return [
-        model.look(image, threshold=threshold, method=map)[0]
-        for image in bars(wanted=progress)(stream, len(images), "predict")
-    ]
+    looked = results_of(Way(model.simplest(), threshold, map), images)
+    return list(bars(wanted=progress)(looked, len(images), "predict"))
 
 
 def plan_run(table: Table | str | Path, *, config: RunConfig | None = None, **options: Any) -> Plan:

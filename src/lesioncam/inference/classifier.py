@@ -1,0 +1,99 @@
+"""A classifier of a run as a subject: its scores and its maps by any method, on whatever device it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lesioncam.explanation.cam import METHODS, Explained, explained
+from lesioncam.inference.scale import image_probabilities
+from lesioncam.inference.subject import Answer, Subject
+from lesioncam.lookup import find
+from lesioncam.models.checkpoint import TrainedClassifier
+from lesioncam.runs.card import ModelCard
+from lesioncam.types import Exam, Sample
+
+__all__ = ["ClassifierSubject", "best_device", "by_size", "device_of", "explained_samples"]
+
+_BATCH = {"cpu": 8, "cuda": 32}
+"""Images that go through the network at once; of volumes a quarter."""
+
+
+@dataclass(frozen=True)
+class ClassifierSubject(Subject):
+    """One classifier.
+
+    Attributes:
+        classifier: from :func:`lesioncam.load`, on any device.
+        digest: see :class:`Subject`.
+        options: of the map method.
+    """
+
+    classifier: TrainedClassifier
+    digest: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def card(self) -> ModelCard:  # type: ignore[override]
+        """Of the classifier, as it is now."""
+        return self.classifier.card
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """By device and number of axes."""
+        size = _BATCH.get(device_of(self.classifier).type, 8)
+        return size if self.card.config.backbone.axes == 2 else size // 4
+
+    def answers(self, exams: Sequence[Exam], method: str | None = None) -> Iterator[Answer]:
+        """See :meth:`Subject.answers`."""
+        samples = [self.classifier.preprocess(exam.pixels, exam.source) for exam in exams]
+        for one in explained_samples(self.classifier, samples, method, self.options):
+            yield Answer(one.logits, self.probabilities(one), one.heatmap, one.features)
+
+    def probabilities(self, explained: Explained) -> np.ndarray:
+        """Image probabilities ``(K,)``: the sigmoid or softmax, or what was fitted on validation."""
+        return image_probabilities(explained.logits, self.card.image_calibration, softmax=self.card.config.softmax)
+
+
+def explained_samples(
+    classifier: TrainedClassifier,
+    samples: Sequence[Sample],
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Explained]:
+    """Scores and maps of prepared images, those of one size together, in order."""
+    made: dict[int, Explained] = {}
+    for places in by_size(samples):
+        together = [samples[i] for i in places]
+        name = method or classifier.card.config.map
+        find(name, METHODS, "map method")
+        looked = [
+            explained(classifier, s, name, options) if options else METHODS[name](classifier, s) for s in together
+        ]
+        made.update(zip(places, looked, strict=True))
+    return [made[i] for i in range(len(samples))]
+
+
+def by_size(samples: Sequence[Sample]) -> list[list[int]]:
+    """The places of samples whose images have one size, which can go through a network together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.image.shape, []).append(i)
+    return list(groups.values())
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network lies."""
+    return next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+
+
+def best_device(asked: str = "auto") -> torch.device:
+    """``cpu``, ``cuda`` or any name of torch's; ``auto`` takes a GPU where there is one."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(asked)

@@ -1,0 +1,52 @@
+"""What an answer is given for, opened: from a file, an array or a Pillow image to an examination."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lesioncam.data.io.image import read_image, validate_image
+from lesioncam.errors import ImageError
+from lesioncam.types import Exam, Record
+
+__all__ = ["Source", "exam_of", "open_exam"]
+
+Source = str | Path | np.ndarray | Image.Image
+"""A file (``file#index`` for one of several), a decoded image ``(H, W)`` or ``(H, W, C)``, a volume, a Pillow image."""
+
+
+def open_exam(source: Source, name: str | None = None) -> Exam:
+    """Read and check one image.
+
+    Args:
+        source: what was given.
+        name: what to call it; by default the file's name, ``image`` for pixels.
+
+    Raises:
+        ImageError: if it cannot be read or used.
+    """
+    told = str(source) if isinstance(source, str | Path) else name or "image"
+    pixels = _decoded(source, told)
+    validate_image(pixels, told)
+    return Exam(name or Path(told).name, told, (pixels,))
+
+
+def exam_of(record: Record) -> Exam:
+    """A row of a table, read and checked."""
+    return open_exam(record.image, record.id)
+
+
+def _decoded(source: Source, name: str) -> np.ndarray:
+    if isinstance(source, str | Path):
+        return read_image(str(source))
+    if isinstance(source, Image.Image):
+        return np.asarray(source if source.mode in _MODES else source.convert("RGB"))
+    if isinstance(source, np.ndarray):
+        return source
+    raise ImageError(f"{name} is a {type(source).__name__}; give a file, an array (H, W[, C]) or a Pillow image.")
+
+
+_MODES = ("L", "RGB", "I;16", "F", "I")
+"""Pillow's modes whose pixels are used as they are."""
