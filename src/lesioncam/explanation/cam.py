@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lesioncam.explanation.explain import METHODS as ALL
 from lesioncam.explanation.explain import explain
+from lesioncam.functional.cam import FORMULAS
 from lesioncam.models.backbone import memory_format
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier, shrink_valid
@@ -20,7 +21,7 @@ from lesioncam.options.poolings import AcamPool
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
-__all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explained", "maps_are_logits"]
+__all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explain_samples", "explained", "maps_are_logits"]
 
 LAYERLESS = ("cam", "occlusion", "rise", "integrated_gradients", "smoothgrad", "clear")
 """Methods that look at no layer, or at one that is not for choosing."""
@@ -53,39 +54,115 @@ class Padded(nn.Module):
         return self.network(images, inside.expand(len(images), *inside.shape[1:]))
 
 
-def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
-    """Image logits and the class activation map, from one forward pass and no gradient.
+def explain_samples(
+    classifier: TrainedClassifier,
+    samples: Sequence[Sample],
+    method: str = "cam",
+    options: Mapping[str, Any] | None = None,
+) -> list[Explained]:
+    """Image logits and the maps of any method, of a batch of prepared images, on the classifier's own device.
 
-    The head is a 1x1 convolution, so its output is the CAM with the bias spread over the map: the pooled map is the
-    logit, and its sigmoid is a probability map on one scale for all images. Where attention along the axes pools
-    (ACAM), the map is the attentional one as its option ``combine`` says; only for ``mean`` is that a map of logits.
+    An image gets the same logits and maps alone or in a batch, up to rounding (1e-5). ``cam`` of a classifier of ours
+    is one forward pass and no gradient: the head is a 1x1 convolution, so its output is the CAM with the bias spread
+    over the map; the pooled map is the logit, and its sigmoid is a probability map on one scale for all images. Where
+    attention along the axes pools (ACAM), the map is the attentional one as its option ``combine`` says; only for
+    ``mean`` is that a map of logits. Everything else is made as :func:`lesioncam.explain` makes it.
 
     Args:
-        classifier: in eval mode.
-        sample: one prepared image.
+        classifier: in eval mode, on any device.
+        samples: prepared images of one size.
+        method: name of the map method.
+        options: of the method.
 
     Returns:
-        Logits ``(K,)`` float32, the raw map ``Heatmap.raw (K, h, w)`` float32, and the features.
+        One per sample, as float32 arrays: logits ``(K,)``, raw maps ``Heatmap.raw (K, *s)``, and for ``cam`` of a
+        classifier of ours the features ``(C, *s)``. Maps have a scale only where one was fitted for this very method.
 
     Raises:
-        LesioncamError: for a network of somebody else that does not end in pooling and a linear layer.
+        LesioncamError: as `explain`; for ``cam`` if a network of somebody else does not end in pooling and a linear
+            layer.
 
     Reference:
         Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
+
+    Example:
+        >>> from lesioncam.models.classifier import build_classifier
+        >>> from lesioncam.options.run import make_config
+        >>> config = make_config(backbone="slim,channels=[8,8,16,16],stem_width=8", size=64)
+        >>> classifier = TrainedClassifier(build_classifier(config, 1), ModelCard(("mass",), config)).eval()
+        >>> samples = [classifier.preprocess(np.random.default_rng(i).random((50, 60))) for i in range(3)]
+        >>> [each.heatmap.raw.shape for each in explain_samples(classifier, samples)]
+        [(1, 8, 8), (1, 8, 8), (1, 8, 8)]
     """
-    if classifier.card.adopted is not None:
-        return explained(classifier, sample, "cam")
+    if method == "cam" and classifier.card.adopted is None:
+        return _class_maps(classifier, samples) if samples else []
+    batches = [samples] if method in _ONE_PASS else [[sample] for sample in samples]
+    return [each for batch in batches if batch for each in _explained(classifier, batch, method, options)]
+
+
+def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
+    """Image logits and the class activation map of one image."""
+    return explain_samples(classifier, [sample], "cam")[0]
+
+
+def explained(
+    classifier: TrainedClassifier, sample: Sample, method: str, options: Mapping[str, Any] | None = None
+) -> Explained:
+    """Image logits and the maps of any method, of one image."""
+    return explain_samples(classifier, [sample], method, options)[0]
+
+
+_ONE_PASS = frozenset({"cam", *FORMULAS})
+"""Methods that run the network once on the images as they are. The others run it on many versions of an image and fill
+batches with those, image by image."""
+
+
+def _class_maps(classifier: TrainedClassifier, samples: Sequence[Sample]) -> list[Explained]:
+    """The class maps of a classifier of ours, with the logits and the features."""
+    images, valid = _on_device(classifier, samples)
     with torch.inference_mode():
-        images = torch.from_numpy(sample.image)[None].contiguous(memory_format=memory_format(sample.image.ndim - 1))
-        output = classifier(images, torch.from_numpy(sample.valid)[None, None])
-    raw = output.maps[0].float().numpy()
-    if classifier.card.config.preprocess.air == "padding":
+        output = classifier(images.contiguous(memory_format=memory_format(images.ndim - 2)), valid)
+    logits, maps = output.logits.float().cpu().numpy(), output.maps.float().cpu().numpy()
+    features = [None] * len(samples) if output.features is None else output.features.float().cpu().numpy()
+    return [
+        Explained(logits[n], _heatmap(classifier, maps[n], sample, "cam", "head"), features[n])
+        for n, sample in enumerate(samples)
+    ]
+
+
+def _explained(
+    classifier: TrainedClassifier, samples: Sequence[Sample], method: str, options: Mapping[str, Any] | None
+) -> list[Explained]:
+    """What `explain` makes of a batch."""
+    card, model = classifier.card, classifier.network
+    images, valid = _on_device(classifier, samples)
+    if isinstance(model, Classifier):
+        model = Padded(model, valid)
+    layer = None if card.adopted is None or method in LAYERLESS else card.adopted.layer
+    maps = explain(model, images, method, layer, **(options or {}))
+    logits, raw = maps.scores.cpu().numpy(), maps.raw.cpu().numpy()
+    return [
+        Explained(logits[n], _heatmap(classifier, raw[n], sample, method, maps.layer))
+        for n, sample in enumerate(samples)
+    ]
+
+
+def _on_device(classifier: TrainedClassifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Images ``(N, C, *S)`` and which of their pixels are no padding ``(N, 1, *S)``, where the weights are."""
+    device = next((weight.device for weight in classifier.parameters()), None)
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    valid = torch.from_numpy(np.stack([sample.valid for sample in samples]))[:, None]
+    return images.to(device), valid.to(device)
+
+
+def _heatmap(classifier: TrainedClassifier, raw: np.ndarray, sample: Sample, method: str, layer: str) -> Heatmap:
+    """One image's maps with their way home and their scale."""
+    card = classifier.card
+    if card.adopted is None and card.config.preprocess.air == "padding":
         raw = _without_air(raw, sample)
-    heatmap = Heatmap(
-        raw, classifier.classes, "cam", "head", sample.geometry, _scale(classifier, "cam"), classifier.card.origin
-    )
-    features = None if output.features is None else output.features[0].float().numpy()
-    return Explained(output.logits[0].float().numpy(), heatmap, features)
+    over_pixels = raw.shape[1:] == sample.image.shape[1:]
+    origin = None if over_pixels else card.origin
+    return Heatmap(raw, classifier.classes, method, layer, sample.geometry, _scale(classifier, method), origin)
 
 
 def _without_air(raw: np.ndarray, sample: Sample) -> np.ndarray:
@@ -103,40 +180,6 @@ def _without_air(raw: np.ndarray, sample: Sample) -> np.ndarray:
 
 _BESIDE = 1.8
 """Cells: a neighbour along an edge or a corner, in 2D and 3D."""
-
-
-def explained(
-    classifier: TrainedClassifier, sample: Sample, method: str, options: Mapping[str, Any] | None = None
-) -> Explained:
-    """Image logits and the maps of any method, as :func:`lesioncam.explain` makes them.
-
-    Args:
-        classifier: in eval mode.
-        sample: one prepared image.
-        method: name of the map method.
-        options: of the method.
-
-    Returns:
-        Logits ``(K,)`` float32 and the raw maps ``(K, *s)`` float32. They have a scale only where one was fitted for
-        this very method.
-
-    Raises:
-        LesioncamError: as `explain`.
-    """
-    card, images = classifier.card, torch.from_numpy(sample.image)[None]
-    if card.adopted is None:
-        assert isinstance(classifier.network, Classifier)
-        model: nn.Module = Padded(classifier.network, torch.from_numpy(sample.valid)[None, None])
-        layer: str | None = None  # the features that the head sees
-    else:
-        model, layer = classifier.network, card.adopted.layer
-    maps = explain(model, images, method, layer if method not in LAYERLESS else None, **(options or {}))
-    raw = maps.raw[0].cpu().numpy()
-    if card.adopted is None and card.config.preprocess.air == "padding":
-        raw = _without_air(raw, sample)
-    origin = None if raw.shape[1:] == sample.image.shape[1:] else card.origin
-    heatmap = Heatmap(raw, classifier.classes, method, maps.layer, sample.geometry, _scale(classifier, method), origin)
-    return Explained(maps.scores[0].cpu().numpy(), heatmap)
 
 
 def _scale(classifier: TrainedClassifier, method: str) -> Calibration | None:
