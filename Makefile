@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PYTHONPATH= $(BIN)
 
-.PHONY: env demo test test-slow check bench montage format lock clean
+.PHONY: env demo test test-slow check bench docs montage format lock clean
 
 env: $(VENV)/.made
 
@@ -31,6 +31,11 @@ test-slow: env
 
 bench: env
 	$(RUN)/python -m benchmarks
+
+# The documentation site, in build/site; a warning is an error.
+docs: env
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[docs]'
+	$(RUN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs build/site
 
 # Every map method on images of the demo's run, as one picture to look at.
 montage: env

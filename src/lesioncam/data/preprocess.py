@@ -71,7 +71,7 @@ class Preprocess:
 
         Args:
             model: made by ``timm.create_model``; compiled, DDP and Lightning wrappers are looked through.
-            **changes: fields of :class:`lesioncam.options.data.ResizeCropConfig`, for instance ``crop_pct=1.0``;
+            changes: fields of :class:`lesioncam.options.data.ResizeCropConfig`, for instance ``crop_pct=1.0``;
                 ``size`` may be one number.
 
         Returns:

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lesioncam.explanation.cam import METHODS, Explained, explained
+from lesioncam.explanation.cam import Explained, explain_samples
 from lesioncam.inference.scale import image_probabilities
 from lesioncam.inference.subject import Answer, Subject
-from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Exam, Sample
@@ -70,11 +69,7 @@ def explained_samples(
     made: dict[int, Explained] = {}
     for places in by_size(samples):
         together = [samples[i] for i in places]
-        name = method or classifier.card.config.map
-        find(name, METHODS, "map method")
-        looked = [
-            explained(classifier, s, name, options) if options else METHODS[name](classifier, s) for s in together
-        ]
+        looked = explain_samples(classifier, together, method or classifier.card.config.map, options)
         made.update(zip(places, looked, strict=True))
     return [made[i] for i in range(len(samples))]
 

@@ -32,7 +32,7 @@ class BackboneConfig(Config):
     """
 
     name: str = "slim"
-    """Any timm name, `slim`, or `monai:` and resnet10, resnet18, resnet34, resnet50, densenet121, seresnet50 or
+    """Any timm name, `slim`, or monai: with resnet10, resnet18, resnet34, resnet50, densenet121, seresnet50 or
     efficientnet-b0."""
     stride: Literal[8, 16, 32] = 8
     """Input pixels per cell of the class map."""

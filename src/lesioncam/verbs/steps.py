@@ -267,7 +267,7 @@ def evaluate(
         run: the run, or its folder.
         split: ``val`` or ``test``.
         progress: show a bar.
-        **asked: fields of :class:`lesioncam.measurement.measure.Asked`: ``threshold`` (``val``, ``default`` or a
+        asked: fields of :class:`lesioncam.measurement.measure.Asked`: ``threshold`` (``val``, ``default`` or a
             probability), ``metrics`` (``default`` or ``all``), ``by`` (columns of the table), ``leaks`` (``refuse`` or
             ``drop``), ``bound`` (folder of a supervised model's maps), ``pooling`` (your own callable).
 
