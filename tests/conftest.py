@@ -1,5 +1,8 @@
 """What tests share: a tiny set of images a network can learn in seconds, and the real data where it is at hand."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,44 @@ import pytest
 from PIL import Image
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def blank_figures(request: pytest.FixtureRequest) -> Iterator[pytest.MonkeyPatch]:
+    """Figures of reports are drawn, which fails on what cannot be drawn, not rendered, which takes most of the time.
+
+    Tests that look at pictures are marked ``rendered`` as a module, or use the fixture of this name. Runs that are
+    shared by the whole session are rendered.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("rendered") is None:
+            patch.setattr(SAVEFIG, blank_figure)
+        yield patch
+
+
+@contextmanager
+def rendering(blank_figures: pytest.MonkeyPatch) -> Iterator[None]:
+    """Figures as they are."""
+    blank_figures.undo()
+    yield
+    blank_figures.setattr(SAVEFIG, blank_figure)
+
+
+@pytest.fixture
+def rendered(blank_figures: pytest.MonkeyPatch) -> Iterator[None]:
+    with rendering(blank_figures):
+        yield
+
+
+SAVEFIG = "matplotlib.figure.Figure.savefig"
+
+
+def blank_figure(_: object, stream: io.IOBase, *, format: str, **__: object) -> None:  # noqa: A002
+    """What stands in the place of a rendered figure."""
+    if format == "svg":
+        stream.write('<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"></svg>')
+    else:
+        Image.new("RGB", (1, 1)).save(stream, format)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +141,8 @@ WORDS = [
 
 @pytest.fixture(scope="session")
 def toy_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run on the toy, through the command line, validated and tested once; copy it before changing it."""
+    """One finished run on the toy, through the command line, validated and tested once; never changed: a test that evaluates it again or
+    edits it copies it first."""
     from lesioncam.cli import main
 
     out = tmp_path_factory.mktemp("runs") / "toy"

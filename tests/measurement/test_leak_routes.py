@@ -1,4 +1,4 @@
-"""Every way we know of to let the test set in, tried fifty times each with another seed: all refused."""
+"""Every way we know of to let the test set in, tried with a few seeds each: all refused."""
 
 import json
 import shutil
@@ -21,7 +21,8 @@ from lesioncam.runs.card import update_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.types import Calibration, Chosen, Threshold, Validation
 
-TRIALS = 50
+TRIALS = 6
+"""Every branch of a trial is taken by ``seed % 2`` and ``seed % 3``."""
 
 
 @pytest.fixture(scope="module")

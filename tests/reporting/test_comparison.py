@@ -29,6 +29,8 @@ from lesioncam.runs.folder import RunFolder
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
+pytestmark = pytest.mark.rendered
+
 NATIVE, GRID, CROP = (20, 28), (4, 4), ((2, 18), (4, 28))
 CLASSES = ("mass", "ring")
 SECRET = "/home/anna/secret"

@@ -9,6 +9,8 @@ from PIL import Image
 
 from lesioncam.reporting.report.html import write_report
 
+pytestmark = pytest.mark.rendered
+
 
 def test_every_figure_is_a_file(plain_run):
     report = write_report(plain_run).read_text()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.conftest import rendering
 
 from lesioncam.errors import RunError
 from lesioncam.reporting.figures.montage import readme_row
@@ -73,8 +74,9 @@ def pixels(uri: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def plain(plain_run: Path) -> tuple[str, Page]:
-    return read(plain_run)
+def plain(plain_run: Path, blank_figures: pytest.MonkeyPatch) -> tuple[str, Page]:
+    with rendering(blank_figures):
+        return read(plain_run)
 
 
 def test_the_report_lies_in_the_run_folder(make_run):
@@ -224,6 +226,7 @@ def test_nan_stands_nowhere(make_run, plain):
         assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_names_are_text_and_never_markup(make_run):
     text, page = read(make_run(classes=("a<b>&$x_1$", "_肿瘤", 'q"><script>x'), name="a<b>&{}.png"))
     assert "a<b>&1.png" in page.text
@@ -311,6 +314,7 @@ def test_pieces_that_were_not_kept_are_missed_in_words(make_run):
     assert "No pictures were kept" in page.text
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_same_run_gives_the_same_report(plain, plain_run):
     assert read(plain_run)[0] == plain[0]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tests.conftest import rendering
 from tests.reporting.conftest import Made, add_rows, row, write_run, write_shortcut, write_subgroups
 from tests.reporting.test_report import Page
 
@@ -81,8 +82,10 @@ def spread_cases(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(named_run: Path) -> tuple[str, Page]:
-    path = write_report(named_run, share=True)
+def shared(named_run: Path, blank_figures: pytest.MonkeyPatch) -> tuple[str, Page]:
+    """With its figures rendered, since names may stand in those."""
+    with rendering(blank_figures):
+        path = write_report(named_run, share=True)
     assert path == named_run / "report-share.html"
     text = path.read_text()
     return text, Page(text)
