@@ -29,4 +29,5 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 default_role = "literal"  # single backquotes are code in our docstrings
-suppress_warnings = ["ref.python"]  # `batch` and the like are fields of several types; a short name may mean any of them
+# `batch` and the like are fields of several types, so that a short name may mean any of them.
+suppress_warnings = ["ref.python"]
