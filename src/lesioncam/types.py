@@ -27,7 +27,6 @@ __all__ = [
     "Exam",
     "Heatmap",
     "Heatmaps",
-    "Provenance",
     "Record",
     "Sample",
     "Segmentation",
@@ -636,16 +635,3 @@ class CaseResult:
     def positive(self) -> tuple[bool, ...]:
         """Per class, whether the image score reaches its threshold."""
         return tuple(bool(p >= t.value) for p, t in zip(self.probabilities, self.decisions, strict=True))
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What made a result: no user, host or absolute path in it."""
-
-    version: str
-    command: str
-    created: str
-    seed: int
-    hardware: str
-    packages: Mapping[str, str]
-    table_digest: str

@@ -7,7 +7,7 @@ import lesioncam as lc
 from lesioncam.explanation.sanity import randomised
 from lesioncam.measurement.measure import load_subject
 from lesioncam.measurement.part import Part
-from lesioncam.measurement.sanity import sanity_facts
+from lesioncam.measurement.sanity import sanity_of
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 
@@ -19,20 +19,20 @@ def part(toy_run):
 
 
 def test_a_trained_network_has_maps_that_its_score_depends_on(toy_run, part):
-    facts = sanity_facts(lc.load(toy_run), part)
-    first, *_, last = facts["cascade"]
-    assert (first["randomised"], first["similarity"]) == (0, pytest.approx(1.0))
-    assert abs(last["similarity"]) < 0.6
-    assert facts["similarity"] < 0.6
-    own, noise = facts["faithfulness"]["map"], facts["faithfulness"]["random_map"]
-    assert own["deletion"] < noise["deletion"]
-    assert own["road"] > noise["road"]
-    assert facts["faithfulness"]["images"] > 0
+    found = sanity_of(lc.load(toy_run), part)
+    first, *_, last = found.cascade
+    assert (first.randomised, first.similarity) == (0, pytest.approx(1.0))
+    assert abs(last.similarity) < 0.6
+    assert found.similarity < 0.6
+    own, noise = found.faithfulness.map, found.faithfulness.random_map
+    assert own.deletion < noise.deletion
+    assert own.road > noise.road
+    assert found.faithfulness.images > 0
 
 
 def test_the_facts_follow_from_the_seed(toy_run, part):
     small = Part(part.table.take([0, 1, 2]), part.subject, part.key)
-    again = [sanity_facts(lc.load(toy_run), small, seed=seed) for seed in (0, 0, 1)]
+    again = [sanity_of(lc.load(toy_run), small, seed=seed) for seed in (0, 0, 1)]
     assert again[0] == again[1]
     assert again[0] != again[2]
 
@@ -52,8 +52,8 @@ def test_maps_that_ignore_the_weights_are_given_away(toy_run, part, monkeypatch)
     real = METHODS[plain]
     monkeypatch.setitem(METHODS, plain, edges)
     small = Part(part.table.take([0, 1, 2]), part.subject, part.key)
-    facts = sanity_facts(model, small)
-    assert facts["similarity"] == pytest.approx(1.0)
-    assert facts["cascade"][-1]["similarity"] == pytest.approx(1.0)
-    assert facts["cascade"][-1]["randomised"] > 1
+    found = sanity_of(model, small)
+    assert found.similarity == pytest.approx(1.0)
+    assert found.cascade[-1].similarity == pytest.approx(1.0)
+    assert found.cascade[-1].randomised > 1
     assert randomised(model) is not model

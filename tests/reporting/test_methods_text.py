@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -11,15 +12,16 @@ from lesioncam.evaluation.compare import COMPARED
 from lesioncam.options.poolings import POOLING_TYPES
 from lesioncam.options.run import MapMethod
 from lesioncam.reporting.words.methods_text import REFERENCES, Described, Protocol, bibliography, methods_text
+from lesioncam.runs.summary import CalibrationKinds, MapThreshold, Summary
 
 CONFIG = {
     "pooling.kind": "pcam", "pooling.temperature": 0.5, "backbone.name": "slim", "backbone.stride": 8,
     "weights": "none",    "epochs": 25, "patience": 15, "batch": 32, "learning_rate": 0.003, "preprocess.size": 128,
 }  # fmt: skip
-SUMMARY = {
-    "method": "cam", "thresholds": {"mass": {"value": 0.4, "source": "val"}},
-    "calibration": {"images": "none", "maps": "none", "rule": "youden"},
-}  # fmt: skip
+SUMMARY = Summary(
+    split="test", method="cam", classes=("mass",), thresholds={"mass": MapThreshold(0.4, "val")},
+    calibration=CalibrationKinds("none", "none", "youden"),
+)  # fmt: skip
 PROTOCOL = Protocol("test", 389, 21, ("auroc", "dice"), 2000, 7, "0.1.0")
 
 
@@ -27,10 +29,9 @@ def run(
     name: str = "a", foreign: bool = False, calibration: dict[str, str] | None = None, **config: object
 ) -> Described:
     changed = {key.replace("__", "."): value for key, value in config.items()}
-    summary = SUMMARY | {"calibration": SUMMARY["calibration"] | (calibration or {})}
-    return Described(
-        name, {} if foreign else CONFIG | changed, summary | {"method": "x"} if foreign else summary, foreign
-    )
+    kinds = replace(SUMMARY.calibration, **(calibration or {}))
+    summary = SUMMARY.model_copy(update={"calibration": kinds, "method": "x" if foreign else "cam"})
+    return Described(name, {} if foreign else CONFIG | changed, summary, foreign)
 
 
 def cited(text: str) -> set[str]:
@@ -96,7 +97,7 @@ def test_runs_that_differ_are_told_apart():
 def test_a_pooling_of_ones_own_and_unknown_things():
     text = methods_text([run(pooling__kind="custom", pooling__name="mine.pool")], PROTOCOL)
     assert "a pooling of the authors' own (mine.pool)" in text
-    bare = methods_text([Described("old", {}, {})], PROTOCOL)
+    bare = methods_text([Described("old", {}, Summary(split="test", method="", classes=()))], PROTOCOL)
     assert "{}" not in bare
     assert "None" not in bare
     assert "  " not in bare
@@ -144,7 +145,7 @@ def test_every_reference_is_complete_and_balanced():
 @pytest.mark.parametrize("method", [name for name in get_args(MapMethod) if name != "cam"])
 def test_every_map_method_has_words_and_a_reference(method):
     one = run()
-    text = methods_text([one._replace(summary=dict(one.summary) | {"method": method})], PROTOCOL)
+    text = methods_text([one._replace(summary=one.summary.model_copy(update={"method": method}))], PROTOCOL)
     (key,) = re.search(r"Heat maps were [^[]*\[@(\w+)\]", text).groups()
     assert f"{{{key}," in bibliography(text)
 

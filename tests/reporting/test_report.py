@@ -148,7 +148,22 @@ def test_the_best_control_is_the_best(make_run):
 @pytest.mark.parametrize(
     ("summary", "state", "said"),
     [
-        ({"leaks": ["3 images lie in train and val"]}, "Fail", "Leak between splits: 3 images lie in train and val"),
+        (
+            {
+                "leaks": [
+                    {
+                        "image": "a.png",
+                        "split": "val",
+                        "other": "b.png",
+                        "other_split": "train",
+                        "kind": "copy",
+                        "correlation": 0.99,
+                    }
+                ]
+            },
+            "Fail",
+            "Leak between splits: a.png (validation) and b.png (training)",
+        ),
         ({"patient_rule": "none"}, "Fail", "Patients: not known"),
         ({"patient_rule": "none"}, "Not measured", "Leak between splits: nobody can tell"),
         ({"patient_rule": "blocks:20"}, "Warning", "Patients: assumed: 20 images in a row count as one patient"),

@@ -22,7 +22,6 @@ from scipy.special import logit
 
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.explanation.cam import Explained
-from lesioncam.files import read_json
 from lesioncam.geometry import OUTSIDE, Geometry
 from lesioncam.inference.classifier import ClassifierSubject, best_device, explained_samples
 from lesioncam.inference.subject import Answer, Subject
@@ -31,6 +30,7 @@ from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
 from lesioncam.runs.card import ModelCard
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.provenance import Provenance
 from lesioncam.types import Calibration, Exam, Heatmap, Threshold
 
 __all__ = ["Ensemble", "average_views", "gather"]
@@ -290,8 +290,8 @@ def _about(member: TrainedClassifier, place: Path | None) -> dict[str, Any]:
         folder = RunFolder(place)
         about["weights_sha256"] = hashlib.sha256(folder.weights.read_bytes()).hexdigest()
         if folder.provenance.is_file():
-            made = read_json(folder.provenance)
-            about["made"] = {name: made.get(name) for name in ("version", "created", "table_digest")}
+            made = Provenance.read(folder.provenance)
+            about["made"] = made.model_dump(include={"version", "created", "table_digest"})
     return about
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -14,43 +14,14 @@ from lesioncam.data.table.table import Table
 from lesioncam.errors import LesioncamError
 from lesioncam.measurement.part import Part
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.summary import Leak
 
-__all__ = ["Leak", "keep_prints", "without_leaks"]
+__all__ = ["keep_prints", "without_leaks"]
 
 _BEFORE = {"val": ("train",), "test": ("train", "val")}
 """Whose images a split must not repeat: those that were trained on, and those that anything was chosen on."""
 
 _NAMED = 5
-
-
-@dataclass(frozen=True)
-class Leak:
-    """An image of the evaluated split that is nearly one the model has met.
-
-    Attributes:
-        image: id.
-        split: evaluated.
-        other: id of the image it repeats.
-        other_split: where that one is.
-        kind: ``copy`` or ``mirror``.
-        correlation: of fine detail after alignment.
-    """
-
-    image: str
-    split: str
-    other: str
-    other_split: str
-    kind: Literal["copy", "mirror"]
-    correlation: float
-
-    def facts(self) -> dict[str, Any]:
-        """For ``summary.json``."""
-        return asdict(self)
-
-    def text(self) -> str:
-        """In words."""
-        how = "the mirror image of" if self.kind == "mirror" else "a copy of"
-        return f"{self.image} is {how} {self.other} in {self.other_split} (correlation {self.correlation:.2f})"
 
 
 def keep_prints(folder: RunFolder, table: Table, found: CheckReport) -> None:

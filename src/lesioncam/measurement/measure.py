@@ -17,12 +17,11 @@ from lesioncam.data.io.image import read_image
 from lesioncam.data.io.nifti import as_volume
 from lesioncam.data.preprocess import display_image
 from lesioncam.data.table.table import SPLITS, Table, digest
-from lesioncam.data.table.targets import policy_table
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.evaluation.cases import Truth, View, case_rows, read_cases, write_cases
 from lesioncam.evaluation.controls import BOUNDS, READER, ControlMap, resolution_ceiling
 from lesioncam.evaluation.extended import ExtendedCases, read_extended, summarise_extended
-from lesioncam.evaluation.gallery import RULE, pick_gallery
+from lesioncam.evaluation.gallery import pick_gallery
 from lesioncam.evaluation.protocol import check_roles, key_mark, patient_digest, roles_digest
 from lesioncam.evaluation.shortcut import Shortcut, probe_data
 from lesioncam.evaluation.subgroups import strata_table, subgroup_table
@@ -33,15 +32,16 @@ from lesioncam.inference.classifier import ClassifierSubject, best_device
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.control_set import ControlSet
 from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject
-from lesioncam.measurement.leaks import Leak, without_leaks
+from lesioncam.measurement.leaks import without_leaks
 from lesioncam.measurement.part import Part, Seen
-from lesioncam.measurement.sanity import sanity_facts
+from lesioncam.measurement.sanity import sanity_of
+from lesioncam.measurement.summary import Conduct, summary_of
 from lesioncam.models.checkpoint import load_classifier
-from lesioncam.options.run import RunConfig
 from lesioncam.progress import Progress, silent
 from lesioncam.runs.card import card_from_json
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.ledger import Ledger, open_split, side_file
+from lesioncam.runs.summary import Sanity
 from lesioncam.runs.table import run_table
 from lesioncam.types import CaseResult, Threshold
 
@@ -116,10 +116,9 @@ def measure(folder: RunFolder, split: str = "val", asked: Asked = Asked(), *, pr
     _write_tables(place, cases, part, walk, asked)
     _write_shortcut(place, folder, walk)
     _write_gallery(part, cases, walk.names, place, asked.threshold)
-    facts = _facts(part, table, cases, key) | _conduct(part, ledger, leaks, walk)
-    if asked.sanity:
-        facts["sanity"] = _sanity(folder, part, asked)
-    write_json(place / "summary.json", facts | {"thresholds_chosen_here": optimistic})
+    sanity = _sanity(folder, part, asked) if asked.sanity else None
+    conduct = Conduct(ledger, leaks, walk.grid, asked.metrics, optimistic, sanity)
+    summary_of(part, table, cases, conduct).write(folder.summary(split))
     return place
 
 
@@ -403,112 +402,12 @@ def _one_map(seen: Seen, label: str) -> np.ndarray:
     return scale.probability(seen.evidence[k : k + 1]).astype(np.float16)
 
 
-# ---- summary.json ------------------------------------------------------------------------------------------------
-
-
-def _facts(part: Part, table: Table, cases: pd.DataFrame, key: bytes) -> dict[str, Any]:
-    card, method = part.subject.card, part.subject.method
-    own = cases[cases["method"] == method]
-    images = own.drop_duplicates("image")
-    masked = own[own["has_mask"] == 1]
-    thresholds = card.thresholds or ()
-    return {
-        "split": str(part.table.frame["split"].iloc[0]),
-        "method": method,
-        "foreign": part.subject.foreign,
-        "pooling": None if part.subject.foreign else card.config.pooling.kind,
-        "classes": list(card.classes),
-        "negative": list(table.negative),
-        "exclusive": table.exclusive or card.config.softmax,
-        "task": card.config.task,
-        "images": len(images),
-        "patients": int(images["patient"].nunique()),
-        "healthy_images": int((images["healthy"] == 1).sum()),
-        "images_with_masks": int(masked["image"].nunique()),
-        "images_by_split": {name: len(table.split(name)) for name in SPLITS},
-        "patients_by_split": {name: len(set(digests_of(table.split(name), key))) for name in SPLITS},
-        "label_counts": _label_counts(table),
-        "policy": _policy(table, card.config),
-        "patient_rule": table.patient_rule,
-        "thresholds": {
-            n: {"value": t.value, "source": t.source} for n, t in zip(card.classes, thresholds, strict=False)
-        },
-        "threshold_patients": len(thresholds[0].tuned_on) if thresholds else 0,
-        "seed": card.config.seed,
-        "draws": card.config.draws,
-        "healthy_cold": _healthy_cold(own),
-        "question": _question(card.classes),
-        "gallery_rule": RULE,
-    }
-
-
-def _conduct(part: Part, ledger: Ledger, leaks: Sequence[Leak], walk: _Walk) -> dict[str, Any]:
-    """How honestly it was measured."""
-    config = part.subject.card.config
-    missing, broken = part.subject.gaps()
-    facts: dict[str, Any] = {
-        "leaks": [leak.facts() for leak in leaks],
-        "leaks_checked": True,
-        "dropped": len({leak.image for leak in leaks}),
-        "ledger": {"times": ledger.times, "configurations": ledger.configurations, "shared": ledger.shared},
-        "test_opened": ledger.times,
-        "configurations": ledger.configurations,
-        "missing_maps": missing,
-        "undefined_maps": broken,
-        "calibration": {
-            "images": config.calibration,
-            "maps": config.map_calibration,
-            "rule": config.operating_point,
-        },
-        "ceiling_grid": list(walk.grid),
-        "metrics": walk.asked.metrics,
-    }
-    verified = part.table.verified()
-    if verified is not None:
-        facts["verified"] = {"rows": int(verified.sum()), "of": len(part.table)}
-    return facts
-
-
-def _sanity(folder: RunFolder, part: Part, asked: Asked) -> dict[str, Any]:
+def _sanity(folder: RunFolder, part: Part, asked: Asked) -> Sanity:
     """Whether the maps depend on what was learnt, and the score on the places they name."""
     if part.subject.foreign:
         raise OptionError("--sanity needs a model whose weights can be randomised; another tool's maps have none.")
     trained = load_classifier(folder.root, pooling=asked.pooling)
-    return sanity_facts(trained, part, part.subject.card.config.seed)
-
-
-def _healthy_cold(own: pd.DataFrame) -> dict[str, float] | None:
-    """Share of healthy images whose 99th percentile stays below the threshold for every class."""
-    healthy = own[own["healthy"] == 1]
-    if healthy.empty:
-        return None
-    cold = (healthy["map_p99"] < healthy["map_threshold"]).groupby(healthy["image"]).all()
-    return {"share": float(cold.mean()), "n": len(cold)}
-
-
-def _label_counts(table: Table) -> dict[str, dict[str, int]]:
-    counts = {}
-    for name, states in zip(table.classes, table.states.T, strict=True):
-        counts[name] = {
-            "positive": int((states == 1).sum()),
-            "negative": int((states == 0).sum()),
-            "uncertain": int((states == -1).sum()),
-            "unknown": int(np.isnan(states).sum()),
-        }
-    return counts
-
-
-def _policy(table: Table, config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What uncertain and blank labels became, class by class; nothing where there are none."""
-    told = policy_table(table, config.table)
-    if not (told["uncertain"] + told["blank"]).any():
-        return {}
-    rows = told.to_dict("records")
-    return {str(r["class"]): {key: str(r[f"{key}_becomes"]) for key in ("uncertain", "blank")} for r in rows}
-
-
-def _question(classes: Sequence[str]) -> str:
-    return f"Which images show {', '.join(classes)}, and where?"
+    return sanity_of(trained, part, part.subject.card.config.seed)
 
 
 def _configuration(folder: RunFolder) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from lesioncam.geometry import Geometry
 from lesioncam.measurement.part import Part
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
+from lesioncam.runs.summary import Faithfulness, FaithfulnessScores, LayerSimilarity, Sanity
 from lesioncam.types import Sample
 
-__all__ = ["sanity_facts"]
+__all__ = ["sanity_of"]
 
 COMPARED, CASCADED, TRIED = 50, 8, 16
 """Images whose maps are compared with those of random weights; that are followed layer by layer; whose places are
@@ -38,7 +39,7 @@ class _Tried(NamedTuple):
     raw: np.ndarray
 
 
-def sanity_facts(trained: TrainedClassifier, part: Part, seed: int = 0) -> dict[str, Any]:
+def sanity_of(trained: TrainedClassifier, part: Part, seed: int = 0) -> Sanity:
     """Three questions about the first images of a part, by the map method of the run.
 
     * ``similarity``: rank correlation of each map with that of the same network with random weights (0: unrelated).
@@ -52,7 +53,7 @@ def sanity_facts(trained: TrainedClassifier, part: Part, seed: int = 0) -> dict[
         seed: of random weights and random maps.
 
     Returns:
-        Plain numbers; None where nothing could be compared.
+        The three answers; None where nothing could be compared.
     """
     records = part.table.records()[:COMPARED]
     samples = [trained.preprocess(read_image(record.image), record.id) for record in records]
@@ -61,13 +62,13 @@ def sanity_facts(trained: TrainedClassifier, part: Part, seed: int = 0) -> dict[
     pairs = (zip(one, _maps(fresh, sample), strict=True) for one, sample in zip(maps, samples, strict=True))
     found = [map_similarity(a, b) for each in pairs for a, b in each]
     known = [abs(value) for value in found if not np.isnan(value)]
-    return {
-        "similarity": float(np.mean(known)) if known else None,
-        "maps": len(known),
-        "flat": len(found) - len(known),
-        "cascade": _cascade(trained, samples[:CASCADED], seed),
-        "faithfulness": _faithfulness(trained, samples[:TRIED], seed),
-    }
+    return Sanity(
+        similarity=float(np.mean(known)) if known else None,
+        maps=len(known),
+        flat=len(found) - len(known),
+        cascade=_cascade(trained, samples[:CASCADED], seed),
+        faithfulness=_faithfulness(trained, samples[:TRIED], seed),
+    )
 
 
 def _maps(classifier: TrainedClassifier, sample: Sample) -> np.ndarray:
@@ -75,19 +76,16 @@ def _maps(classifier: TrainedClassifier, sample: Sample) -> np.ndarray:
     return METHODS[classifier.card.config.map](classifier, sample).heatmap.raw
 
 
-def _cascade(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> list[dict[str, Any]]:
+def _cascade(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> tuple[LayerSimilarity, ...]:
     def explain(network: nn.Module) -> Tensor:
         one = TrainedClassifier(network, trained.card).eval()
         return torch.from_numpy(np.stack([_maps(one, sample) for sample in samples]))
 
     steps = cascade(trained.network, explain, seed=seed)
-    return [
-        {"layer": step.layer, "randomised": step.randomised, "similarity": step.agreement.summary()["spearman"]}
-        for step in steps
-    ]
+    return tuple(LayerSimilarity(step.layer, step.randomised, step.agreement.summary()["spearman"]) for step in steps)
 
 
-def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> dict[str, Any]:
+def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> Faithfulness:
     """Mean areas and gaps over the images, for the maps and for random ones of the same grid."""
     rng = np.random.default_rng(seed)
     rows: dict[str, list[tuple[float, float, float]]] = {"map": [], "random_map": []}
@@ -99,13 +97,8 @@ def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: i
     table = {name: np.array(each, dtype=float).reshape(-1, 3) for name, each in rows.items()}
     usable = ~np.isnan(table["map"]).any(axis=1)
     means = {name: each[usable].mean(axis=0) if usable.any() else np.full(3, np.nan) for name, each in table.items()}
-    return {
-        "images": int(usable.sum()),
-        **{
-            name: dict(zip(("deletion", "insertion", "road"), (_or_none(v) for v in each), strict=True))
-            for name, each in means.items()
-        },
-    }
+    scores = {name: FaithfulnessScores(*map(_or_none, each)) for name, each in means.items()}
+    return Faithfulness(int(usable.sum()), **scores)
 
 
 def _asked(trained: TrainedClassifier, sample: Sample) -> _Tried:

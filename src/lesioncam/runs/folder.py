@@ -97,6 +97,10 @@ class RunFolder:
         """The folder of one split's evaluation: cases.csv, metrics.csv, curves.npz, summary.json, arrays/, figures/."""
         return self.root / "evaluate" / split
 
+    def summary(self, split: str) -> Path:
+        """What was measured of one split, and how honestly, JSON."""
+        return self.evaluation(split) / "summary.json"
+
     def is_run(self) -> bool:
         """Whether the folder is a run at all."""
         return self.state.is_file()

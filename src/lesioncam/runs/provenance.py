@@ -6,19 +6,31 @@ import os
 import platform
 import shlex
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lesioncam import __version__
-from lesioncam.files import write_json
-from lesioncam.runs.folder import RunFolder
-from lesioncam.types import Provenance
+from pydantic import Field
 
-__all__ = ["collect", "write_provenance"]
+from lesioncam import __version__
+from lesioncam.runs.json_file import JsonFile
+
+__all__ = ["Provenance", "collect"]
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "scikit-image", "pydantic")
+
+
+class Provenance(JsonFile):
+    """What made a result: no user, host or absolute path in it; what is not known is empty."""
+
+    version: str = ""
+    command: str = ""
+    created: str = ""
+    """UTC, ISO 8601."""
+    seed: int | None = None
+    hardware: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)
+    table_digest: str = ""
 
 
 def collect(seed: int, table_digest: str) -> Provenance:
@@ -37,11 +49,6 @@ def collect(seed: int, table_digest: str) -> Provenance:
         packages={name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         table_digest=table_digest,
     )
-
-
-def write_provenance(folder: RunFolder, provenance: Provenance) -> None:
-    """Write it beside the run."""
-    write_json(folder.provenance, asdict(provenance))
 
 
 def _command() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -15,7 +16,8 @@ from lesioncam.files import write_json, write_text
 from lesioncam.measurement.leaks import keep_prints
 from lesioncam.options.run import RunConfig
 from lesioncam.runs.folder import RunFolder
-from lesioncam.runs.provenance import collect, write_provenance
+from lesioncam.runs.provenance import collect
+from lesioncam.runs.state import RunState
 
 __all__ = ["path_of", "refuse_existing", "remember_source", "set_state", "start"]
 
@@ -46,7 +48,7 @@ def start(folder: RunFolder, config: RunConfig, table: Table, *, overwrite: bool
     set_state(folder, "running", "start")
     write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_table(table, folder.table)
-    write_provenance(folder, collect(config.seed, digest(table)))
+    collect(config.seed, digest(table)).write(folder.provenance)
     keep_prints(folder, table, found)
 
 
@@ -65,6 +67,6 @@ def remember_source(folder: RunFolder, **places: Path | None) -> None:
     write_json(folder.source, known)
 
 
-def set_state(folder: RunFolder, state: str, step: str) -> None:
+def set_state(folder: RunFolder, state: Literal["running", "interrupted", "done"], step: str) -> None:
     """Write how far the run is."""
-    write_json(folder.state, {"state": state, "step": step})
+    RunState(state=state, step=step).write(folder.state)

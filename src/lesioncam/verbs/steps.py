@@ -38,6 +38,7 @@ from lesioncam.progress import bars
 from lesioncam.reporting.report.html import write_report
 from lesioncam.runs.card import ModelCard, update_card
 from lesioncam.runs.folder import RunFolder, run_key
+from lesioncam.runs.state import RunState
 from lesioncam.runs.table import run_table
 from lesioncam.segmentation.threshold import parse_rule
 from lesioncam.training.fit import Plan, fit, plan
@@ -214,7 +215,7 @@ def train(
     folder = RunFolder(Path(out))
     if resume:
         config, ready = _resumed(folder, config, options)
-        if read_json(folder.state).get("state") == "done" or _trained(folder):
+        if RunState.read(folder.state).done or _trained(folder):
             logger.info("%s is trained already.", folder.root)
             return Run(folder.root)
     else:

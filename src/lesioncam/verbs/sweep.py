@@ -34,6 +34,7 @@ from lesioncam.options.data import AugmentConfig
 from lesioncam.options.poolings import CustomPool
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.state import RunState
 from lesioncam.training.fit import plan as plan_training
 from lesioncam.verbs.begin import path_of, remember_source
 from lesioncam.verbs.jobs import Ended, side_by_side
@@ -429,7 +430,7 @@ def _finished(place: Path) -> bool:
     folder = RunFolder(place)
     if not (folder.is_run() and (folder.evaluation("val") / "metrics.csv").is_file()):
         return False
-    return bool(read_json(folder.state).get("state") == "done")
+    return RunState.read(folder.state).done
 
 
 def _outcome(how: Ended) -> _Outcome:

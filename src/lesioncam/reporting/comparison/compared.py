@@ -18,6 +18,8 @@ from lesioncam.files import read_json
 from lesioncam.reporting.report.read import short_name, without_paths
 from lesioncam.reporting.words.words import number
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.provenance import Provenance
+from lesioncam.runs.summary import Summary
 
 __all__ = ["Compared", "Pair", "Setting", "pairs_of", "read_compared", "repetitions", "settings_of", "split_of"]
 
@@ -50,13 +52,13 @@ class Compared:
     cases: pd.DataFrame
     config: Mapping[str, Any]
     card: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    summary: Summary
+    provenance: Provenance
 
     @property
     def foreign(self) -> bool:
         """Whether these are maps of another tool, of which nothing else is known."""
-        return bool(self.summary.get("foreign")) or self.folder.maps.is_file()
+        return self.summary.foreign or self.folder.maps.is_file()
 
     @property
     def images(self) -> frozenset[str]:
@@ -149,8 +151,8 @@ def _read(root: Path, name: str, split: str) -> Compared:
         cases=read_cases(place / "cases.csv"),
         config=_flat(_config(folder.config)),
         card=card,
-        summary=read_json(place / "summary.json"),
-        provenance=read_json(folder.provenance) if folder.provenance.is_file() else {},
+        summary=Summary.read(folder.summary(split)),
+        provenance=Provenance.read(folder.provenance) if folder.provenance.is_file() else Provenance(),
     )
 
 
@@ -209,15 +211,13 @@ def _told(run: Compared) -> Iterator[Told]:
 
 def _data(run: Compared) -> Iterator[Told]:
     summary = run.summary
-    digest = str(run.provenance.get("table_digest", "")).removeprefix("sha256:")
-    splits = summary.get("images_by_split") or {}
-    patients = summary.get("patients_by_split") or {}
+    digest = run.provenance.table_digest.removeprefix("sha256:")
     yield ("Data", "Labels and split (digest of the table)"), digest[:12] or None
-    yield ("Data", "Findings"), ", ".join(map(str, summary.get("classes", []))) or None
-    yield ("Data", "Images in training, validation, test"), _three(splits)
-    yield ("Data", "Patients in training, validation, test"), _three(patients)
-    yield ("Data", "Who is who"), _said(summary.get("patient_rule"))
-    yield ("Data", "Near-copies left out"), _said(summary.get("dropped"))
+    yield ("Data", "Findings"), ", ".join(summary.classes) or None
+    yield ("Data", "Images in training, validation, test"), _three(summary.images_by_split)
+    yield ("Data", "Patients in training, validation, test"), _three(summary.patients_by_split)
+    yield ("Data", "Who is who"), _said(summary.patient_rule)
+    yield ("Data", "Near-copies left out"), _said(summary.dropped)
     for key in ("uncertain", "blank", "negative", "no_finding"):
         yield ("Data", f"Policy: {key.replace('_', ' ')}"), _said(run.config.get(f"table.{key}"))
     for key in ("uncertain", "blank"):
@@ -257,33 +257,32 @@ def _training(run: Compared) -> Iterator[Told]:
 
 
 def _maps(run: Compared) -> Iterator[Told]:
-    found, group = run.summary.get("calibration") or {}, "Maps and masks"
-    yield (group, "Map method"), _said(run.summary.get("method"))
-    for part, key in (("image scores", "images"), ("maps", "maps")):
-        yield (group, f"Calibration of {part}"), _said(found.get(key))
-    yield (group, "Decision thresholds"), _said(found.get("rule"))
-    sources = {str(one.get("source")) for one in (run.summary.get("thresholds") or {}).values()}
+    kinds, thresholds, group = run.summary.calibration, run.summary.thresholds, "Maps and masks"
+    yield (group, "Map method"), _said(run.summary.method)
+    yield (group, "Calibration of image scores"), kinds.images or None
+    yield (group, "Calibration of maps"), kinds.maps or None
+    yield (group, "Decision thresholds"), kinds.rule or None
+    sources = {threshold.source for threshold in thresholds.values()}
     where = {"val": "validation masks, per class", "default": "default .5", "given": "given by the user"}
     yield (group, "Map thresholds from"), ", ".join(sorted(where.get(s, s) for s in sources)) or None
-    levels = {k: float(v["value"]) for k, v in (run.summary.get("thresholds") or {}).items()}
-    yield (group, "Map thresholds"), ", ".join(f"{k} {number(v)}" for k, v in levels.items()) or None
-    yield (group, "Grid of the maps"), " x ".join(map(str, run.summary.get("ceiling_grid") or [])) or None
+    yield (group, "Map thresholds"), ", ".join(f"{k} {number(t.value)}" for k, t in thresholds.items()) or None
+    yield (group, "Grid of the maps"), " x ".join(map(str, run.summary.ceiling_grid)) or None
 
 
 def _tuning(run: Compared) -> Iterator[Told]:
     summary, group = run.summary, "Tuning budget"
-    yield (group, "Validation images"), _said((summary.get("images_by_split") or {}).get("val"))
-    yield (group, "Patients that thresholds were chosen on"), _said(summary.get("threshold_patients"))
-    yield (group, "Test labels opened, times"), _said(summary.get("test_opened"))
-    yield (group, "Configurations that opened them"), _said(summary.get("configurations"))
+    yield (group, "Validation images"), _said(summary.images_by_split.get("val"))
+    yield (group, "Patients that thresholds were chosen on"), _said(summary.threshold_patients)
+    yield (group, "Test labels opened, times"), _said(summary.opened.times)
+    yield (group, "Configurations that opened them"), _said(summary.opened.configurations)
 
 
 def _software(run: Compared) -> Iterator[Told]:
     group = "Software and hardware"
-    yield (group, "lesioncam"), _said(run.provenance.get("version"))
-    yield (group, "Hardware"), _said(run.provenance.get("hardware"))
-    for name, version in (run.provenance.get("packages") or {}).items():
-        yield (group, str(name)), _said(version)
+    yield (group, "lesioncam"), _said(run.provenance.version or None)
+    yield (group, "Hardware"), _said(run.provenance.hardware or None)
+    for name, version in run.provenance.packages.items():
+        yield (group, name), _said(version)
 
 
 def _said(value: Any) -> str | None:
@@ -301,7 +300,7 @@ def _said(value: Any) -> str | None:
             return without_paths(str(value))
 
 
-def _three(counts: Mapping[str, Any]) -> str | None:
+def _three(counts: Mapping[str, int]) -> str | None:
     return ", ".join(str(counts.get(split, 0)) for split in ("train", "val", "test")) if counts else None
 
 
@@ -359,7 +358,7 @@ def pairs_of(runs: Sequence[Compared]) -> list[Pair]:
 
 def _recipe(run: Compared) -> str:
     kept = {key: value for key, value in run.config.items() if key not in (*CHANCE, *INCIDENTAL)}
-    return json.dumps([kept, run.summary.get("method")], sort_keys=True, default=str)
+    return json.dumps([kept, run.summary.method], sort_keys=True, default=str)
 
 
 def _what(members: Sequence[Compared]) -> str:

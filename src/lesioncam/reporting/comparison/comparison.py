@@ -160,9 +160,9 @@ def _expect_free(out: Path, folders: Sequence[Path], *, overwrite: bool) -> None
 
 def _result(runs: Sequence[Compared], seed: int, draws: int) -> _Result:
     contenders = contenders_of({run.name: run.cases for run in runs})
-    exclusive = all(bool(run.summary.get("exclusive")) for run in runs)
+    exclusive = all(run.summary.exclusive for run in runs)
     groups = repetitions(runs)
-    ordinal = all(run.summary.get("task") == "ordinal" for run in runs)
+    ordinal = all(run.summary.task == "ordinal" for run in runs)
     options: dict[str, Any] = {"exclusive": exclusive, "ordinal": ordinal, "draws": draws, "seed": seed}
     if _only_folds(runs, groups):
         parts = [compare([one], **options) for one in contenders]
@@ -332,7 +332,7 @@ def _tex_interval(row: Mapping[Any, Any] | None) -> str:
 
 def _people(result: _Result) -> int | None:
     """How many patients stand behind the images; None where a run does not know who is who."""
-    if any(run.summary.get("patient_rule") in (None, "", "none") for run in result.runs):
+    if any(not run.summary.knows_patients for run in result.runs):
         return None
     common = None if result.comparison is None else result.comparison.common
     return int(common.patients.max()) + 1 if common else int(result.runs[0].cases["patient"].nunique())

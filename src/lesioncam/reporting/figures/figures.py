@@ -120,8 +120,8 @@ def history_plots(history: pd.DataFrame, best: int | None) -> list[Plot]:
 
 def cascade_plots(evaluation: Evaluation) -> list[Plot]:
     """How like the maps stay to what they were while layer after layer loses what it learnt."""
-    steps = (evaluation.summary.get("sanity") or {}).get("cascade") or []
-    known = [(int(s["randomised"]), float(s["similarity"])) for s in steps if s.get("similarity") is not None]
+    steps = () if evaluation.summary.sanity is None else evaluation.summary.sanity.cascade
+    known = [(step.randomised, step.similarity) for step in steps if step.similarity is not None]
     if len(known) < 2:
         return []
     depth, likeness = zip(*known, strict=True)

@@ -12,6 +12,7 @@ from lesioncam.reporting.report.lights import leak_text, opened_text, shortcut_s
 from lesioncam.reporting.report.read import Evaluation, Run, without_paths
 from lesioncam.reporting.report.tables import SHORT
 from lesioncam.reporting.words.words import Count, estimate, method_name, metric_name, number, plain
+from lesioncam.runs.summary import Summary
 
 __all__ = ["Item", "calibration_text", "checklist"]
 
@@ -57,20 +58,20 @@ def checklist(run: Run, count: Count = plain) -> list[tuple[str, list[Item]]]:
     ]
 
 
-def calibration_text(summary: Mapping[str, Any]) -> str:
+def calibration_text(summary: Summary) -> str:
     """How scores were calibrated and operating points chosen, in a sentence; empty where the run does not say.
 
     Example:
-        >>> calibration_text({"calibration": {"images": "platt", "maps": "none", "rule": "sensitivity=0.9"}})
+        >>> kinds = {"images": "platt", "maps": "none", "rule": "sensitivity=0.9"}
+        >>> calibration_text(Summary(split="val", method="cam", classes=("mass",), calibration=kinds))
         'Image scores: platt; maps: none. Decision thresholds: sensitivity at least 0.9. All chosen on validation.'
     """
-    found = summary.get("calibration") or {}
-    if not found:
+    kinds = summary.calibration
+    if not kinds.rule:
         return ""
-    name, _, value = str(found.get("rule", "")).partition("=")
-    rule = RULES.get(name, str(found.get("rule", "not known"))).format(value)
-    images, maps = found.get("images", "none"), found.get("maps", "none")
-    return f"Image scores: {images}; maps: {maps}. Decision thresholds: {rule}. All chosen on validation."
+    name, _, value = kinds.rule.partition("=")
+    rule = RULES.get(name, kinds.rule).format(value)
+    return f"Image scores: {kinds.images}; maps: {kinds.maps}. Decision thresholds: {rule}. All chosen on validation."
 
 
 def _study(first: Evaluation) -> list[Item]:
@@ -84,13 +85,12 @@ def _study(first: Evaluation) -> list[Item]:
 
 def _data(run: Run, count: Count) -> list[Item]:
     summary, table = run.evaluations[0].summary, _part(run.config, "table")
-    images = {str(k): int(v) for k, v in summary.get("images_by_split", {}).items()}
-    dropped = int(summary.get("dropped", 0))
+    images, dropped = summary.images_by_split, summary.dropped
     return [
         Item("Where the data come from: institutions, years, devices, public sets with their licence"),
         Item("Which patients and images were included and left out, with a flow chart"),
         Item("How many images", f"{count(sum(images.values()))} in the table" if images else None),
-        Item("Images left out as copies of images in another split", count(dropped) if "dropped" in summary else None),
+        Item("Images left out as copies of images in another split", None if dropped is None else count(dropped)),
         Item("Age, sex and other properties of the patients, per split"),
         Item("How images were freed of names and burnt-in text"),
         Item("How images were prepared", _settings(_part(run.config, "preprocess"))),
@@ -110,11 +110,9 @@ def _policies(table: Mapping[str, Any]) -> str:
     return "; ".join(said) + (noted if table.get("no_finding") else "")
 
 
-def _reference(summary: Mapping[str, Any], count: Count) -> list[Item]:
-    masks, images = int(summary.get("images_with_masks", 0)), int(summary.get("images", 0))
-    verified = summary.get("verified") or {}
+def _reference(summary: Summary, count: Count) -> list[Item]:
+    masks, images, verified = summary.images_with_masks, summary.images, summary.verified
     none = "none in the split measured here"
-    rows, of = (int(verified.get(key, 0)) for key in ("rows", "of"))
     return [
         Item("How the labels were made: by whom, with what experience, from images or from reports, how blinded"),
         Item("Agreement between readers, and how disagreement was settled"),
@@ -122,19 +120,27 @@ def _reference(summary: Mapping[str, Any], count: Count) -> list[Item]:
             "Truth for places", f"lesion masks for {count(masks, images)} of {count(images)} images" if masks else none
         ),
         Item(
-            "Truth restricted to checked labels", f"{count(rows, of)} of {count(of)} rows of the table" if of else None
+            "Truth restricted to checked labels",
+            f"{count(verified.rows, verified.of)} of {count(verified.of)} rows of the table" if verified else None,
         ),
     ]
 
 
-def _partition(summary: Mapping[str, Any], count: Count) -> list[Item]:
-    rule = str(summary.get("patient_rule") or "none")
-    known = rule != "none"
-    level = f"patient ({without_paths(rule)})" if known else "image: nobody knows which images share a patient"
+def _partition(summary: Summary, count: Count) -> list[Item]:
+    known = summary.knows_patients
+    level = (
+        f"patient ({without_paths(summary.patient_rule)})"
+        if known
+        else "image: nobody knows which images share a patient"
+    )
     sizes = [
-        f"{SPLITS.get(split, split)} {count(int(n))} images"
-        + (f" of {count(int(people), least=5)} patients" if known and (people := _people(summary, split)) else "")
-        for split, n in summary.get("images_by_split", {}).items()
+        f"{SPLITS.get(split, split)} {count(n)} images"
+        + (
+            f" of {count(people, least=5)} patients"
+            if known and (people := summary.patients_by_split.get(split))
+            else ""
+        )
+        for split, n in summary.images_by_split.items()
     ]
     return [
         Item("Level at which training, validation and test are kept apart", level),
@@ -144,22 +150,18 @@ def _partition(summary: Mapping[str, Any], count: Count) -> list[Item]:
     ]
 
 
-def _people(summary: Mapping[str, Any], split: str) -> int:
-    return int(summary.get("patients_by_split", {}).get(split, 0))
-
-
-def _leaks(summary: Mapping[str, Any], count: Count) -> str:
-    leaks = summary.get("leaks", [])
-    patients = "patients in two splits" if summary.get("patient_rule") not in (None, "", "none") else ""
-    copies = "near-identical and mirrored images across splits" if summary.get("leaks_checked") else ""
+def _leaks(summary: Summary, count: Count) -> str:
+    leaks = summary.leaks
+    patients = "patients in two splits" if summary.knows_patients else ""
+    copies = "near-identical and mirrored images across splits" if summary.leaks_checked else ""
     checked = " and ".join(what for what in (patients, copies) if what) or "nothing"
-    named = "; ".join(leak_text(leak) for leak in leaks[:3] if leak)
+    named = "; ".join(leak_text(leak) for leak in leaks[:3] if leak.image)
     found = f"{count(len(leaks))} {'pair' if len(leaks) == 1 else 'pairs'}" if leaks else "nothing"
     return f"checked: {checked}; found: {found}" + (f" ({named})" if named else "")
 
 
 def _model(run: Run) -> list[Item]:
-    if run.evaluations[0].summary.get("foreign"):
+    if run.evaluations[0].summary.foreign:
         return [Item("Architecture, inputs, outputs and weights: maps of another tool, which this run does not know")]
     backbone, pooling = _part(run.config, "backbone"), _part(run.config, "pooling")
     first = run.evaluations[0]
@@ -168,12 +170,12 @@ def _model(run: Run) -> list[Item]:
         Item("How the map becomes one score per image", _named(pooling) or None),
         Item("Weights the training began with", _text(run.config.get("weights"))),
         Item("How a place is shown", f"{method_name(first.method)}; the map is the classifier's own evidence"),
-        Item("Software", ", ".join(f"{k} {v}" for k, v in run.provenance.get("packages", {}).items()) or None),
+        Item("Software", ", ".join(f"{k} {v}" for k, v in run.provenance.packages.items()) or None),
     ]
 
 
 def _training(run: Run) -> list[Item]:
-    if run.evaluations[0].summary.get("foreign"):
+    if run.evaluations[0].summary.foreign:
         return [Item("How the other tool was trained, and on which images")]
     config, training = run.config, run.model.get("training", {})
     best = training.get("best_epoch")
@@ -183,10 +185,10 @@ def _training(run: Run) -> list[Item]:
         Item("Augmentation", _settings(_part(config, "augment"))),
         Item("Loss, optimiser and schedule", _settings({name: text for name, text in chosen.items() if text})),
         Item("Optimisation", _settings({key: config[key] for key in wanted if key in config})),
-        Item("Seed", _text(run.provenance.get("seed", config.get("seed")))),
+        Item("Seed", _text(config.get("seed") if run.provenance.seed is None else run.provenance.seed)),
         Item("Which epoch was kept, and by what", None if best is None else f"epoch {best}, chosen on validation"),
         Item("Which options were tried before these, and on which data they were compared"),
-        Item("Hardware", _text(run.provenance.get("hardware"))),
+        Item("Hardware", _text(run.provenance.hardware or None)),
     ]
 
 
@@ -206,8 +208,8 @@ def _choices(first: Evaluation) -> list[Item]:
 def _evaluation(run: Run) -> list[Item]:
     first = run.evaluations[0]
     own = first.metrics[first.metrics["method"] == first.method]["metric"]
-    unit = "images" if first.summary.get("patient_rule") in (None, "", "none") else "whole patients"
-    draws = f"95 %, percentile bootstrap, {first.summary.get('draws')} draws of {unit}"
+    unit = "whole patients" if first.summary.knows_patients else "images"
+    draws = f"95 %, percentile bootstrap, {first.summary.draws} draws of {unit}"
     beside = [method_name(name) for name in (*first.controls, *first.bounds)]
     columns = [] if first.subgroups.empty else [str(name) for name in dict.fromkeys(first.subgroups["column"])]
     return [
@@ -231,11 +233,11 @@ def _results(first: Evaluation, count: Count) -> list[Item]:
         if state != "ok"
         else "no sign that anything but the body decides"
     )
-    missing = int(first.summary.get("missing_maps") or 0)
+    missing = first.summary.missing_maps
     maps = f"{count(missing)}, counted as misses" if missing else "none"
     return [
         Item("Main numbers with intervals", "; ".join(said) or None),
-        *([Item("Maps that were missing", maps)] if first.summary.get("foreign") or missing else []),
+        *([Item("Maps that were missing", maps)] if first.summary.foreign or missing else []),
         Item("Analysis of failures", f"gallery of {', '.join(shown)} cases, chosen by rule" if shown else None),
         Item("Signs that something other than the disease decides (shortcuts)", shortcuts),
         Item("Harm that a missed or a wrong mark would do in the intended use"),
@@ -255,7 +257,7 @@ def _availability(run: Run) -> list[Item]:
     return [
         Item("Limits of the study: biases of the sample, of the labels, of the reference; what was not measured"),
         Item("What the numbers mean for practice, and for whom they do not hold"),
-        Item("Code", f"lesioncam {run.provenance['version']}" if "version" in run.provenance else None),
+        Item("Code", f"lesioncam {run.provenance.version}" if run.provenance.version else None),
         Item("Where data, weights and this run can be had"),
         Item("Funding and conflicts of interest"),
     ]

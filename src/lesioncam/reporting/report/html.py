@@ -44,6 +44,7 @@ from lesioncam.reporting.report.tables import (
 )
 from lesioncam.reporting.words.words import Count, method_name, metric_name, number, plain
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.provenance import Provenance
 
 __all__ = ["write_report"]
 
@@ -129,7 +130,7 @@ def _page(run: Run, *, share: bool) -> dict[str, Any]:
         "row_of_counts": suppressed_row if share else _plain_row,
         "least": {"images": IMAGES, "patients": PATIENTS},
         "title": "lesioncam report, shared" if share else f"{run.name}: lesioncam report",
-        "question": first.summary.get("question") or "What do image-level labels teach about where the lesion is?",
+        "question": first.summary.question or "What do image-level labels teach about where the lesion is?",
         "checklist": "share/checklist.html" if share else "checklist.html",
         "first": _section(first, share=share),
         "others": [_section(other, share=share) for other in others],
@@ -139,8 +140,8 @@ def _page(run: Run, *, share: bool) -> dict[str, Any]:
         "provenance": _provenance(run.provenance, share=share),
         "config": _config(run.config),
         "split_titles": SPLIT_TITLES,
-        "no_patients": first.summary.get("patient_rule") in (None, "", "none"),
-        "foreign": bool(first.summary.get("foreign")),
+        "no_patients": not first.summary.knows_patients,
+        "foreign": first.summary.foreign,
         "opened": opened_text(first.summary),
     }
 
@@ -212,21 +213,20 @@ _QUESTIONS = (
 
 def _sanity(evaluation: Evaluation) -> dict[str, Any]:
     """What randomised weights do to the maps, and what the places they name do to the score."""
-    found = evaluation.summary.get("sanity") or {}
-    tried = found.get("faithfulness") or {}
-    rows = [
-        (text, *(number(_real(tried[who].get(key))) for who in ("map", "random_map")))
-        for key, text in _QUESTIONS
-        if tried.get("images")
-    ]
-    if not found:
+    sanity = evaluation.summary.sanity
+    if sanity is None:
         return {}
-    similarity = number(_real(found.get("similarity")), 2)
-    return {"similarity": similarity, "maps": found.get("maps", 0), "rows": rows, "images": tried.get("images", 0)}
+    tried, images = sanity.faithfulness, sanity.faithfulness.images if sanity.faithfulness else 0
+    rows = [
+        (text, *(number(_real(getattr(scores, key))) for scores in (tried.map, tried.random_map)))
+        for key, text in _QUESTIONS
+        if tried is not None and tried.images
+    ]
+    return {"similarity": number(_real(sanity.similarity), 2), "maps": sanity.maps, "rows": rows, "images": images}
 
 
-def _real(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _real(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _worst(one: Any) -> str:
@@ -301,14 +301,18 @@ def _best_epoch(model: Mapping[str, Any]) -> int | None:
     return int(best) if isinstance(best, int | float) else None
 
 
-def _provenance(provenance: Mapping[str, Any], *, share: bool) -> list[tuple[str, str]]:
-    words = {
-        "command": str if share else shorten_command,  # a shared run comes with a bare command
-        "packages": lambda packages: ", ".join(f"{name} {version}" for name, version in packages.items()),
+def _provenance(provenance: Provenance, *, share: bool) -> list[tuple[str, str]]:
+    command = provenance.command if share else shorten_command(provenance.command)  # a shared run's is bare already
+    lines = {
+        "lesioncam": without_paths(provenance.version),
+        "Command": command,
+        "Created": without_paths(provenance.created),
+        "Seed": "" if provenance.seed is None else str(provenance.seed),
+        "Hardware": without_paths(provenance.hardware),
+        "Packages": ", ".join(f"{name} {version}" for name, version in provenance.packages.items()),
+        "Digest of the table": without_paths(provenance.table_digest),
     }
-    names = {"version": "lesioncam", "table_digest": "Digest of the table"}
-    said = {key: words.get(key, lambda value: without_paths(str(value)))(value) for key, value in provenance.items()}
-    return [(names.get(key, key.replace("_", " ").capitalize()), text) for key, text in said.items()]
+    return [(name, text) for name, text in lines.items() if text]
 
 
 def _config(config: Mapping[str, Any]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lesioncam.evaluation.shortcut import PROBE_ALARM
 from lesioncam.reporting.report.read import Evaluation, short_name, without_paths
 from lesioncam.reporting.words.words import Count, number, plain
+from lesioncam.runs.summary import Leak, Summary
 
 __all__ = ["Light", "leak_text", "lights", "opened_text", "shortcut_state"]
 
@@ -60,33 +61,29 @@ def lights(evaluation: Evaluation, *, count: Count = plain, names: bool = True) 
     return [light for light in found if light is not None]
 
 
-def leak_text(leak: Any) -> str:
+def leak_text(leak: Leak) -> str:
     """One leak in words; files by their own names.
 
     Example:
-        >>> leak_text({"image": "a/1.png", "split": "train", "other": "b/9.png", "other_split": "test",
-        ...            "kind": "mirror", "correlation": 0.9991})
+        >>> leak_text(Leak("a/1.png", "train", "b/9.png", "test", "mirror", 0.9991))
         '1.png (training) and 9.png (test), mirror image, correlation 0.999'
     """
-    if not isinstance(leak, Mapping):
-        return without_paths(str(leak))
-    sides = [(leak.get("image", "?"), leak.get("split", "")), (leak.get("other", "?"), leak.get("other_split", ""))]
-    pair = " and ".join(f"{short_name(str(name))} ({SPLITS.get(str(split), str(split))})" for name, split in sides)
-    kind = {"mirror": "mirror image", "copy": "copy"}.get(str(leak.get("kind")), str(leak.get("kind", "copy")))
-    return f"{pair}, {kind}, correlation {number(float(leak.get('correlation', math.nan)))}"
+    sides = [(leak.image, leak.split), (leak.other, leak.other_split)]
+    pair = " and ".join(f"{short_name(name)} ({SPLITS.get(split, split)})" for name, split in sides)
+    kind = {"mirror": "mirror image", "copy": "copy"}[leak.kind]
+    return f"{pair}, {kind}, correlation {number(leak.correlation)}"
 
 
-def opened_text(summary: Mapping[str, Any]) -> str:
+def opened_text(summary: Summary) -> str:
     """How often the test labels were looked at, and where that is counted; empty if never."""
-    ledger = summary.get("ledger") or {}
-    opened = int(ledger.get("times", summary.get("test_opened", 0)))
-    by = int(ledger.get("configurations", summary.get("configurations", 0)))
-    if not opened:
+    ledger = summary.opened
+    if not ledger.times:
         return ""
-    text = f"opened {_times(opened)} by {by} {'configuration' if by == 1 else 'configurations'}"
-    if "shared" not in ledger:
+    by = ledger.configurations
+    text = f"opened {_times(ledger.times)} by {by} {'configuration' if by == 1 else 'configurations'}"
+    if ledger.shared is None:
         return text
-    where = "in the table's side file, over all its runs" if ledger["shared"] else "in this run's folder only"
+    where = "in the table's side file, over all its runs" if ledger.shared else "in this run's folder only"
     return f"{text}, counted {where}"
 
 
@@ -141,9 +138,9 @@ def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _leak_light(summary: Mapping[str, Any], count: Count, *, names: bool) -> Light:
-    title, leaks, dropped = "Leak between splits", list(summary.get("leaks", [])), int(summary.get("dropped", 0))
-    checked, known = summary.get("leaks_checked"), summary.get("patient_rule") not in (None, "", "none")
+def _leak_light(summary: Summary, count: Count, *, names: bool) -> Light:
+    title, leaks, dropped = "Leak between splits", summary.leaks, summary.dropped or 0
+    checked, known = summary.leaks_checked, summary.knows_patients
     if leaks or dropped:
         left = f"; {count(dropped)} {'image was' if dropped == 1 else 'images were'} left out because of it"
         said = _named(leaks) if names else f"{count(len(leaks))} found"
@@ -157,15 +154,15 @@ def _leak_light(summary: Mapping[str, Any], count: Count, *, names: bool) -> Lig
     return Light("ok", title, f"none found; no patient is in two splits{looked}")
 
 
-def _named(leaks: list[Any]) -> str:
+def _named(leaks: Sequence[Leak]) -> str:
     more = len(leaks) - NAMED_LEAKS
     said = [leak_text(leak) for leak in leaks[:NAMED_LEAKS]] + ([f"{more} more under Data"] if more > 0 else [])
     return "; ".join(said) or "found"
 
 
-def _patient_light(summary: Mapping[str, Any], *, names: bool) -> Light:
-    rule = str(summary.get("patient_rule") or "none")
-    if rule == "none":
+def _patient_light(summary: Summary, *, names: bool) -> Light:
+    rule = summary.patient_rule
+    if not summary.knows_patients:
         return Light("fail", "Patients", "not known: one patient may lie on both sides of the split")
     if rule.startswith("blocks"):
         return Light("warn", "Patients", f"assumed: {rule.partition(':')[2]} images in a row count as one patient")
@@ -174,7 +171,7 @@ def _patient_light(summary: Mapping[str, Any], *, names: bool) -> Light:
 
 def _threshold_light(evaluation: Evaluation, count: Count) -> Light:
     name, sources = "Map thresholds", {source for _, source in evaluation.thresholds.values()}
-    people = evaluation.summary.get("threshold_patients")
+    people = evaluation.summary.threshold_patients
     if "default" in sources:
         default = [label for label, (_, source) in evaluation.thresholds.items() if source == "default"]
         which = "" if len(sources) == 1 else f" for {', '.join(default)}"
@@ -183,16 +180,16 @@ def _threshold_light(evaluation: Evaluation, count: Count) -> Light:
         return Light("warn", name, "given by the user; how they were chosen is not known")
     if evaluation.split == "val":
         return Light("warn", name, "chosen on these very images, so Dice and IoU below are optimistic")
-    unit = "images" if evaluation.summary.get("patient_rule") in (None, "", "none") else "patients"
-    on = f" ({count(int(people), least=5)} {unit})" if people else ""
+    unit = "patients" if evaluation.summary.knows_patients else "images"
+    on = f" ({count(people, least=5)} {unit})" if people else ""
     return Light("ok", name, f"chosen on validation{on}, none on this split")
 
 
-def _cold_light(summary: Mapping[str, Any], count: Count) -> Light:
-    name, cold = "Healthy images stay cold", summary.get("healthy_cold")
-    if not cold or not cold.get("n"):
+def _cold_light(summary: Summary, count: Count) -> Light:
+    name, cold = "Healthy images stay cold", summary.healthy_cold
+    if cold is None or not cold.n:
         return Light("none", name, "there is no healthy image in this split")
-    share, n = float(cold["share"]), int(cold["n"])
+    share, n = cold.share, cold.n
     if count(n) != str(n):
         return Light("none", name, f"not shown: {count(n)} healthy images")
     state: State = "ok" if share >= COLD_ENOUGH else "warn" if share >= NEARLY_COLD else "fail"
@@ -206,33 +203,32 @@ def _shortcut_light(evaluation: Evaluation) -> Light | None:
     return Light(state, "Shortcuts", "; ".join(why) or "no sign that anything but the body decides")
 
 
-def _mask_light(summary: Mapping[str, Any], count: Count) -> Light:
-    n, images = int(summary.get("images_with_masks", 0)), int(summary.get("images", 0))
+def _mask_light(summary: Summary, count: Count) -> Light:
+    n, images = summary.images_with_masks, summary.images
     if n:
         return Light("ok", "Lesion masks to measure with", f"{count(n, images)} of {count(images)} images")
     return Light("warn", "Lesion masks to measure with", "none")
 
 
-def _missing_light(summary: Mapping[str, Any], count: Count) -> Light | None:
-    missing, undefined = (int(summary.get(key) or 0) for key in ("missing_maps", "undefined_maps"))
+def _missing_light(summary: Summary, count: Count) -> Light | None:
+    missing, undefined = summary.missing_maps, summary.undefined_maps
     if not missing and not undefined:
-        return Light("ok", "Maps", "there is one for every image and class") if summary.get("foreign") else None
+        return Light("ok", "Maps", "there is one for every image and class") if summary.foreign else None
     said = [f"{count(missing)} missing, counted as misses"] if missing else []
     said += [f"{count(undefined)} without a single finite value"] if undefined else []
     return Light("warn", "Maps", "; ".join(said))
 
 
-def _sanity_light(summary: Mapping[str, Any]) -> Light | None:
+def _sanity_light(summary: Summary) -> Light | None:
     """Maps that stay the same under random weights show the image, not what was learnt."""
-    found = summary.get("sanity") or {}
-    likeness = _float(found.get("similarity"))
-    if not math.isfinite(likeness):
+    likeness = None if summary.sanity is None else summary.sanity.similarity
+    if likeness is None:
         return None
     text = f"likeness to those of random weights {number(likeness, 2)} (1: the same)"
     return Light("warn" if likeness > TOO_ALIKE else "ok", "Maps depend on the weights", text)
 
 
-def _test_light(summary: Mapping[str, Any]) -> Light:
+def _test_light(summary: Summary) -> Light:
     text = opened_text(summary)
     if not text:
         return Light("ok", "Test labels", "not opened yet")

@@ -18,6 +18,9 @@ from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import CONTROLS
 from lesioncam.files import read_json
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.provenance import Provenance
+from lesioncam.runs.state import RunState
+from lesioncam.runs.summary import Summary
 
 __all__ = ["Case", "Evaluation", "Run", "read_case", "read_run", "short_name", "shorten_command", "without_paths"]
 
@@ -60,7 +63,7 @@ class Evaluation:
     """What ``evaluate`` left behind for one split; ``subgroups`` and ``shortcut`` are empty where not measured."""
 
     split: str
-    summary: Mapping[str, Any]
+    summary: Summary
     metrics: pd.DataFrame
     cases: pd.DataFrame
     gallery: tuple[Case, ...]
@@ -71,12 +74,12 @@ class Evaluation:
     @property
     def classes(self) -> tuple[str, ...]:
         """The findings, in the table's order."""
-        return tuple(map(str, self.summary["classes"]))
+        return self.summary.classes
 
     @property
     def method(self) -> str:
         """The map method that is reported; all others stand beside it."""
-        return str(self.summary["method"])
+        return self.summary.method
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -117,8 +120,8 @@ class Run:
 
     name: str
     config: Mapping[str, Any]
-    state: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    state: RunState
+    provenance: Provenance
     model: Mapping[str, Any]
     history: pd.DataFrame
     evaluations: tuple[Evaluation, ...]
@@ -135,7 +138,7 @@ def read_run(root: Path) -> Run:
         raise RunError(
             f"{root} is no run folder: it has no {folder.state.name}; make one with `lesioncam run TABLE -o {root}`."
         )
-    splits = [split for split in ("test", "val") if (folder.evaluation(split) / "summary.json").is_file()]
+    splits = [split for split in ("test", "val") if folder.summary(split).is_file()]
     if not splits:
         raise RunError(
             f"{root} has not been evaluated, so there is nothing to report; run `lesioncam evaluate {root}` first."
@@ -143,11 +146,11 @@ def read_run(root: Path) -> Run:
     return Run(
         name=root.resolve().name,
         config=_read_yaml(folder.config),
-        state=read_json(folder.state),
-        provenance=read_json(folder.provenance) if folder.provenance.is_file() else {},
+        state=RunState.read(folder.state),
+        provenance=Provenance.read(folder.provenance) if folder.provenance.is_file() else Provenance(),
         model=read_json(folder.model) if folder.model.is_file() else {},
         history=_read_table(folder.history) if folder.history.is_file() else pd.DataFrame(),
-        evaluations=tuple(_read_evaluation(folder.evaluation(split)) for split in splits),
+        evaluations=tuple(_read_evaluation(folder, split) for split in splits),
     )
 
 
@@ -244,12 +247,12 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
     return table.assign(**{column: pd.to_numeric(table[column], errors="coerce") for column in known})
 
 
-def _read_evaluation(folder: Path) -> Evaluation:
-    summary = read_json(folder / "summary.json")
+def _read_evaluation(run: RunFolder, split: str) -> Evaluation:
+    summary, folder = Summary.read(run.summary(split)), run.evaluation(split)
     metrics = _numbers(_read_table(folder / "metrics.csv"), ("value", "low", "high", "n", "undefined", "threshold"))
-    cases = _read_cases(folder / "cases.csv", str(summary["method"]))
+    cases = _read_cases(folder / "cases.csv", summary.method)
     return Evaluation(
-        split=str(summary.get("split", folder.name)),
+        split=summary.split,
         summary=summary,
         metrics=metrics,
         cases=cases,

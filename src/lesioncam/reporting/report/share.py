@@ -14,6 +14,8 @@ import pandas as pd
 from lesioncam.evaluation.controls import BOUNDS, CONTROLS, READER
 from lesioncam.reporting.report.read import Evaluation, Run
 from lesioncam.reporting.words.words import METHODS
+from lesioncam.runs.provenance import Provenance
+from lesioncam.runs.summary import Leak
 
 __all__ = [
     "IMAGES",
@@ -98,16 +100,16 @@ def bare_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _bare(str(key), value) for key, value in config.items()}
 
 
-def bare_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def bare_provenance(provenance: Provenance) -> Provenance:
     """What made the run: versions, seed, hardware and the day; nothing that is not on this list."""
-    kept = {key: provenance[key] for key in ("version", "seed", "packages") if key in provenance}
-    if "command" in provenance:
-        kept["command"] = bare_command(str(provenance["command"]))
-    if "created" in provenance:
-        kept["created"] = str(provenance["created"])[:10]
-    if "hardware" in provenance:
-        kept["hardware"] = ", ".join(_hardware(str(provenance["hardware"]))) or "not shown"
-    return kept
+    return Provenance(
+        version=provenance.version,
+        command=provenance.command and bare_command(provenance.command),
+        created=provenance.created[:10],
+        seed=provenance.seed,
+        hardware=provenance.hardware and (", ".join(_hardware(provenance.hardware)) or "not shown"),
+        packages=provenance.packages,
+    )
 
 
 def shareable(run: Run) -> Run:
@@ -131,14 +133,13 @@ def shareable(run: Run) -> Run:
 def _evaluation(one: Evaluation) -> Evaluation:
     metrics = _metrics(one)
     names = _method_names(one)
-    summary = {
-        **one.summary,
+    changes: dict[str, object] = {
         "method": names.get(one.method, one.method),
         "question": "",
         "gallery_rule": "",
-        "policy": _nameless(one.summary.get("policy") or {}),
-        "patient_rule": _rule(one.summary.get("patient_rule")),
-        "leaks": [""] * len(one.summary.get("leaks", [])),
+        "policy": _nameless(one.summary.policy or {}),
+        "patient_rule": _rule(one.summary.patient_rule),
+        "leaks": (Leak(),) * len(one.summary.leaks),
     }
     kept = _kept(one)
     subgroups = _subgroups(one.subgroups)
@@ -146,7 +147,7 @@ def _evaluation(one: Evaluation) -> Evaluation:
         subgroups = subgroups.assign(method=subgroups["method"].replace(names))
     return replace(
         one,
-        summary=summary,
+        summary=one.summary.model_copy(update=changes),
         metrics=metrics.assign(method=metrics["method"].replace(names)),
         cases=_cases(one.cases, kept).assign(method=names.get(one.method, one.method)),
         gallery=(),
@@ -177,7 +178,7 @@ def _method_names(one: Evaluation) -> dict[str, str]:
     readers = [m for m in strange if m.startswith(READER)]
     tools = [m for m in strange if not m.startswith(READER)]
     named = {m: f"{READER}{i + 1}" for i, m in enumerate(readers)}
-    if one.summary.get("foreign"):
+    if one.summary.foreign:
         named |= {m: "map of another tool" + (f" {i + 1}" if i else "") for i, m in enumerate(tools)}
     return named
 
@@ -271,9 +272,8 @@ def _hidden_auroc(one: Any) -> Any:
     return {"value": None, "low": None, "high": None, "n": 0, "hidden": TOO_FEW} if small else one
 
 
-def _rule(rule: Any) -> str:
-    text = str(rule or "none")
-    return text if re.fullmatch(r"none|blocks:\d+", text) else "known"
+def _rule(rule: str) -> str:
+    return rule if re.fullmatch(r"none|blocks:\d+", rule) else "known"
 
 
 def _about(n: int, least: int) -> str:

@@ -137,7 +137,7 @@ def headlines(evaluation: Evaluation) -> list[Headline]:
     label = evaluation.mean
     wanted = [("segmentation", "dice"), ("localisation", "pointing_game"), ("classification", "auroc")]
     found = [(task, metric, estimate(evaluation, task, metric, label)) for task, metric in wanted]
-    if evaluation.summary.get("task") == "ordinal":  # of all grades at once, hence under no class's name
+    if evaluation.summary.task == "ordinal":  # of all grades at once, hence under no class's name
         metric = "kappa_quadratic"
         found.insert(0, ("classification", metric, estimate(evaluation, "classification", metric, "macro")))
     shown = [(t, m, own) for t, m, own in found if own is not None and (own.known or own.hidden or m == "auroc")]
@@ -234,7 +234,7 @@ def shortcut_table(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def leak_rows(evaluation: Evaluation) -> tuple[list[str], int]:
     """The pairs that lie in two splits, and how many more there are than are listed."""
-    leaks = list(evaluation.summary.get("leaks", []))
+    leaks = evaluation.summary.leaks
     return [leak_text(leak) for leak in leaks[:LEAK_ROWS]], max(0, len(leaks) - LEAK_ROWS)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from lesioncam.runs.summary import Summary
 
 __all__ = ["Described", "Protocol", "bibliography", "methods_text"]
 
@@ -24,7 +26,7 @@ class Described(NamedTuple):
 
     name: str
     config: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    summary: Summary
     foreign: bool = False
 
 
@@ -107,7 +109,8 @@ def methods_text(runs: Sequence[Described], protocol: Protocol) -> str:
     """The text: how the runs were trained, how maps were made, how they were measured; a paragraph each.
 
     Example:
-        >>> run = Described("a", {"pooling.kind": "avg"}, {"method": "cam"})
+        >>> summary = Summary(split="test", method="cam", classes=("mass",))
+        >>> run = Described("a", {"pooling.kind": "avg"}, summary)
         >>> protocol = Protocol("test", 50, 17, ("dice",), 2000, 0, "0.1.0", paired=False)
         >>> methods_text([run], protocol).split(". ")[1].splitlines()[0]
         'Image scores were pooled by the mean of the class map [@zhou2016cam].'
@@ -363,7 +366,7 @@ MAP_METHODS = {
 
 
 def _map(run: Described) -> str:
-    method = str(run.summary.get("method"))
+    method = run.summary.method
     if method in MAP_METHODS:
         return (
             f"{MAP_METHODS[method]}, resized linearly to the image and put on one scale per class fitted on validation"
@@ -389,7 +392,7 @@ def _attentional(combine: str) -> str:
 
 
 def _thresholds(run: Described) -> str:
-    sources = {str(one.get("source")) for one in (run.summary.get("thresholds") or {}).values()}
+    sources = {threshold.source for threshold in run.summary.thresholds.values()}
     words = {
         "val": "at the threshold of each class with the highest mean Dice coefficient on validation masks",
         "default": "at a probability of 0.5",
@@ -399,12 +402,13 @@ def _thresholds(run: Described) -> str:
 
 
 def _rule(run: Described) -> str:
-    name, _, value = str((run.summary.get("calibration") or {}).get("rule", "")).partition("=")
+    name, _, value = run.summary.calibration.rule.partition("=")
     return RULES.get(name, "").format(value)
 
 
-def _calibration(run: Described, part: str) -> str:
-    return CALIBRATIONS.get(str((run.summary.get("calibration") or {}).get(part)), "")
+def _calibration(run: Described, part: Literal["images", "maps"]) -> str:
+    kinds = run.summary.calibration
+    return CALIBRATIONS.get(kinds.images if part == "images" else kinds.maps, "")
 
 
 def _listed(names: Iterable[str]) -> str:
