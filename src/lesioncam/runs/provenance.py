@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lesioncam import __version__
-from lesioncam.runs.folder import RunFolder
 from lesioncam.files import write_json
+from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Provenance
 
 __all__ = ["collect", "write_provenance"]
