@@ -21,7 +21,7 @@ from lesioncam.errors import GeometryError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["OUTSIDE", "CropMode", "Geometry", "resize"]
+__all__ = ["OUTSIDE", "CropMode", "Geometry", "plane_rotation", "resize"]
 
 OUTSIDE = -20.0
 """Logit of places the network never saw (outside a crop): probability 2e-9, colder than any evidence."""
@@ -414,3 +414,22 @@ def _stride(size: int, cells: int) -> float | None:
             return float(power)
         power *= 2
     return None
+
+
+def plane_rotation(axes: int, first: int, second: int, angle: float) -> np.ndarray:
+    """A rotation in the plane of two axes, from the first towards the second, ``(axes, axes)``.
+
+    Args:
+        axes: of the space.
+        first: axis that is turned ...
+        second: ... towards this one.
+        angle: radians.
+
+    Example:
+        >>> plane_rotation(2, 0, 1, np.pi / 2).round().tolist()
+        [[0.0, -1.0], [1.0, 0.0]]
+    """
+    turn = np.eye(axes)
+    turn[first, first] = turn[second, second] = math.cos(angle)
+    turn[second, first], turn[first, second] = math.sin(angle), -math.sin(angle)
+    return turn

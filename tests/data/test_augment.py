@@ -1,5 +1,7 @@
 """Augmentation: sampled and applied apart, the same for image and mask, a function of (seed, epoch, record)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,78 @@ def test_the_batch_is_the_images_one_by_one():
     together, _ = apply_augment(params, images, valid)
     apart = torch.cat([apply_augment([p], images[i : i + 1], valid[i : i + 1])[0] for i, p in enumerate(params)])
     torch.testing.assert_close(together, apart)
+
+
+# ---- cutting out --------------------------------------------------------------------------------------------------
+
+STILL = {"rotation": 0, "shift": 0, "scale": 0, "flip": 0, "contrast": 0, "gamma": 0}
+SIZES = [(20, 30), (8, 12, 10)]
+
+
+def picture(size=(20, 30), count=1, seed=0):
+    images = torch.rand((count, 1, *size), generator=torch.Generator().manual_seed(seed))
+    for image in images:
+        image.view(-1)[0], image.view(-1)[1] = 0.0, 1.0
+    return images, torch.ones((count, 1, *size), dtype=torch.bool)
+
+
+def drawn(seed=0, axes=2, **options):
+    return sample_augment(np.random.default_rng(seed), AugmentConfig(**{**STILL, **options}), axes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cut_out_box_takes_the_mean_of_the_body(size):
+    images, valid = picture(size)
+    images[:, :, :4], valid[..., -2:] = 0.0, False  # air in the first rows, padding in the last columns
+    images[valid.logical_not()] = 0.0
+    images.view(-1)[-3] = 1.0
+    box = ((0.25, 0.75),) * (len(size) - 1) + ((0.5, 1.2),)
+    cut = apply_augment([AugmentParams(cutout=box)], images, valid)[0]
+    inside = torch.zeros_like(valid)
+    inside[(0, 0, *(slice(round(a * n), round(b * n)) for (a, b), n in zip(box, size, strict=True)))] = True
+    mean = images[valid & (images > 0.05)].mean()
+    assert torch.allclose(cut[inside & valid], mean)
+    torch.testing.assert_close(cut[~(inside & valid)], images[~(inside & valid)])
+
+
+def test_boxes_are_no_larger_than_asked_for_and_lie_anywhere():
+    boxes = np.array([drawn(seed, cutout=0.3).cutout for seed in range(200)])
+    sides, middles = boxes[..., 1] - boxes[..., 0], boxes.mean(-1)
+    assert sides.min() > 0
+    assert 0.25 < sides.max() <= 0.3
+    assert (np.histogram(middles, bins=4, range=(0, 1))[0] > 60).all()  # 100 each
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_without_cutting_out_nothing_changes_to_the_bit(size):
+    """Neither what else is drawn, nor the image, and an image is not touched by what its neighbours get."""
+    axes, old = len(size), {"noise": 0.1, "brightness": 0.1}
+    plain = [sample_augment(np.random.default_rng(i), AugmentConfig(**old), axes) for i in range(3)]
+    rich = [sample_augment(np.random.default_rng(i), AugmentConfig(**old, cutout=0.4), axes) for i in range(3)]
+    for a, b in zip(plain, rich, strict=True):
+        assert a.cutout == ()
+        assert a == dataclasses.replace(b, cutout=())
+    images, valid = picture(size, 3)
+    alone, _ = apply_augment(plain, images, valid)
+    beside, _ = apply_augment([plain[0], rich[1], plain[2]], images, valid)
+    assert torch.equal(alone[[0, 2]], beside[[0, 2]])
+    assert not torch.allclose(alone[1], beside[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_batch_of_all_changes_is_the_images_one_by_one(size):
+    images, valid = picture(size, 4)
+    config = AugmentConfig(noise=0.1, brightness=0.1, cutout=0.4)
+    params = [sample_augment(np.random.default_rng(i), config, len(size)) for i in range(4)]
+    together = apply_augment(params, images, valid)
+    for i, p in enumerate(params):
+        alone = apply_augment([p], images[i : i + 1], valid[i : i + 1])
+        torch.testing.assert_close(together[0][i], alone[0][0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(together[1][i], alone[1][0])
+    assert torch.equal(together[0], apply_augment(params, images, valid)[0])
+
+
+@pytest.mark.parametrize("options", [{"cutout": -0.1}, {"cutout": 1.5}, {"noise": -1}])
+def test_impossible_strengths_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        AugmentConfig(**options)

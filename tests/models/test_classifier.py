@@ -12,7 +12,7 @@ from lesioncam.functional.attention import axis_attention, combined
 from lesioncam.geometry import Geometry
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, save_classifier
 from lesioncam.models.classifier import Classifier, build_classifier, shrink_valid
-from lesioncam.models.pooling import Seen, build_pool, name_of
+from lesioncam.models.pooling import Seen, build_pool
 from lesioncam.options.networks import HeadConfig
 from lesioncam.options.poolings import (
     POOLING_TYPES,
@@ -23,6 +23,7 @@ from lesioncam.options.poolings import (
     MaxPool,
     PcamPool,
     TopqPool,
+    name_of,
     parse_pooling,
 )
 from lesioncam.options.run import RunConfig, make_config

@@ -1,4 +1,4 @@
-"""Aids against shortcuts: what a second view, erasing, mixing and averaging do, by construction; off, nothing moves."""
+"""Aids against shortcuts: what a second view and erasing do, by construction; off, nothing moves."""
 
 import copy
 import math
@@ -14,7 +14,6 @@ import lesioncam as lc
 from lesioncam.errors import OptionError, RunError
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import RunConfig, make_config
-from lesioncam.options.training import AidsConfig
 from lesioncam.training.aids import (
     Lattice,
     Warp,
@@ -24,7 +23,6 @@ from lesioncam.training.aids import (
     erase_hottest,
     hottest,
     lattice_of,
-    mix,
     second_view,
     step_rng,
     warp_images,
@@ -214,45 +212,6 @@ def test_looking_for_what_to_erase_leaves_the_network_as_it_was():
     assert not network.head.training
 
 
-# ---- mixing --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("axes", [2, 3])
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_labels_have_the_share_of_the_pixels(kind, axes):
-    """Image i is i everywhere and its label i, so a mean over pixels is the label, exactly; NaN is contagious."""
-    values = torch.arange(6.0)
-    images = values.view(-1, *(1,) * (axes + 1)).expand(6, 1, *SIDES[axes]).clone()
-    labels = torch.stack([values, values], 1)
-    labels[2, 1] = NAN
-    aids, shares = AidsConfig(mix=kind, mix_alpha=1.0), []
-    for step in range(20):
-        mixed = mix(batch_of(images, labels), step_rng(0, step), aids)
-        means = mixed.images.double().flatten(1).mean(1)
-        np.testing.assert_allclose(means, mixed.labels[:, 0], atol=1e-5)
-        unknown = mixed.labels[:, 1].isnan()
-        assert unknown[2]
-        assert 1 <= int(unknown.sum()) <= 2  # its own place, and that of the image it was mixed into
-        again = mix(batch_of(images, labels), step_rng(0, step), aids)
-        assert torch.equal(again.images, mixed.images)
-        shares.append(float((mixed.labels[:, 0] - values).abs().max()))
-    assert len(set(shares)) > 10
-
-
-def test_cutmix_pastes_one_box_and_what_is_valid_there():
-    images = torch.stack([torch.zeros(1, 40, 40), torch.ones(1, 40, 40)])
-    batch = batch_of(images)
-    batch.valid[1] = False
-    for step in range(10):
-        mixed = mix(batch, step_rng(1, step), AidsConfig(mix="cutmix"))
-        pasted = mixed.images[0, 0] == 1
-        assert torch.equal(mixed.valid[0, 0], ~pasted)
-        where = pasted.nonzero()
-        if len(where):
-            high, wide = (where.amax(0) - where.amin(0) + 1).tolist()
-            assert len(where) == high * wide
-
-
 # ---- a step --------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +257,7 @@ def test_a_step_adds_the_loss_of_both_views(weight, monkeypatch):
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_all_aids_go_together_on_volumes(task, monkeypatch):
     config = make_config(
-        backbone="monai:resnet10", size=32, task=task, equivariance=1.0, erasing=1.0, mix="cutmix", dense_negative=0.5
+        backbone="monai:resnet10", size=32, task=task, equivariance=1.0, erasing=1.0, dense_negative=0.5
     )
     batch = batch_of(torch.rand(2, 1, 32, 32, 32), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     network = build_classifier(config, 2).train()
@@ -309,8 +268,6 @@ def test_all_aids_go_together_on_volumes(task, monkeypatch):
 
 
 def test_a_slip_in_an_aid_is_one_sentence():
-    with pytest.raises(OptionError, match="mix"):
-        make_config(mix="mixin")
     with pytest.raises(OptionError, match="erasing"):
         make_config(erasing=1.5)
     content = RunConfig().model_dump()
@@ -352,12 +309,8 @@ def test_a_loss_that_is_no_number_stops_the_training(toy, quick, tmp_path):
         lc.train(toy, tmp_path / "run", **{**quick, "pooling": rooted})
 
 
-AIDS = {"equivariance": 1.0, "erasing": 0.5, "mix": "mixup"}
-
-
-@pytest.mark.parametrize("averaging", ["ema", "swa"])
-def test_with_all_aids_an_interrupted_training_resumes_to_the_bit(toy, quick, tmp_path, averaging):
-    options = {**quick, **AIDS, "epochs": 4, "averaging": averaging, "averaging_start": 0.25, "patience": 0}
+def test_with_all_aids_an_interrupted_training_resumes_to_the_bit(toy, quick, tmp_path):
+    options = {**quick, "equivariance": 1.0, "erasing": 0.5, "epochs": 4, "patience": 0}
     lc.train(toy, tmp_path / "whole", **options)
     with pytest.MonkeyPatch.context() as patch:
         stopped_after(3, patch)
@@ -366,61 +319,8 @@ def test_with_all_aids_an_interrupted_training_resumes_to_the_bit(toy, quick, tm
     lc.train(None, tmp_path / "broken", resume=True)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     ends = [torch.load(tmp_path / run / "log" / "last.ckpt", weights_only=True) for run in ("whole", "broken")]
-    for part in ("state_dict", "current_model_state", "averaging_state"):
-        assert same(ends[0][part], ends[1][part])
+    assert same(ends[0]["state_dict"], ends[1]["state_dict"])
     mine, theirs = (
         pd.read_csv(tmp_path / run / "log" / "history.csv").drop(columns="seconds") for run in ("broken", "whole")
     )
     pd.testing.assert_frame_equal(mine, theirs)
-
-
-def recorded(toy, out, options):
-    """A training whose weights after every step are kept, and the checkpoint of its best epoch."""
-    seen, real = [], ClassifierModule.optimizer_step
-
-    def kept(self, *args, **named):
-        real(self, *args, **named)
-        seen.append({name: value.detach().clone() for name, value in self.network.named_parameters()})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClassifierModule, "optimizer_step", kept)
-        lc.train(toy, out, **options)
-    return seen, int(torch.load(out / "log" / "best.ckpt", weights_only=True)["epoch"])
-
-
-def test_the_moving_average_is_what_a_slow_one_gives(toy, quick, tmp_path):
-    options = {**quick, "epochs": 3, "averaging": "ema", "averaging_decay": 0.8, "learning_rate": 0.01}
-    seen, best = recorded(toy, tmp_path / "run", options)
-    per_epoch = len(seen) // 3
-    average = seen[0]
-    for t, current in enumerate(seen[1 : (best + 1) * per_epoch], start=1):
-        decay = min(0.8, (1 + t) / (10 + t))
-        average = {name: decay * average[name] + (1 - decay) * current[name] for name in average}
-    found = weights(tmp_path / "run")
-    for name, value in average.items():
-        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
-    assert not torch.equal(found["head.weight"], seen[(best + 1) * per_epoch - 1]["head.weight"])
-
-
-def test_the_plain_average_is_of_the_ends_of_epochs_with_its_own_norms(toy, quick, tmp_path):
-    options = {**quick, "epochs": 4, "averaging": "swa", "averaging_start": 0.25, "learning_rate": 0.01, "patience": 0}
-    seen, _ = recorded(toy, tmp_path / "run", options)
-    per_epoch = len(seen) // 4
-    ends = [seen[(epoch + 1) * per_epoch - 1] for epoch in (1, 2, 3)]
-    last = torch.load(tmp_path / "run" / "log" / "last.ckpt", weights_only=True)
-    for name in ends[0]:
-        mean = torch.stack([end[name].double() for end in ends]).mean(0).float()
-        torch.testing.assert_close(last["state_dict"][f"network.{name}"], mean, atol=1e-6, rtol=1e-5)
-        assert torch.equal(last["current_model_state"][f"network.{name}"], ends[-1][name])
-    statistics = [name for name in last["state_dict"] if name.endswith("running_mean")]
-    assert not all(torch.equal(last["state_dict"][n], last["current_model_state"][n]) for n in statistics)
-    assert last["state_dict"][statistics[0].replace("mean", "var")].isfinite().all()
-    counted = last["state_dict"][statistics[0].replace("running_mean", "num_batches_tracked")]
-    assert int(counted) == per_epoch  # measured on one epoch's images
-
-
-def test_before_its_start_the_plain_average_is_the_training_itself(toy, quick, tmp_path):
-    options = {**quick, "epochs": 2, "patience": 0}
-    lc.train(toy, tmp_path / "plain", **options)
-    lc.train(toy, tmp_path / "late", **options, averaging="swa", averaging_start=0.9)
-    assert same(weights(tmp_path / "plain"), weights(tmp_path / "late"))

@@ -21,15 +21,15 @@ from lesioncam.data.dataset import make_loader
 from lesioncam.errors import OptionError, RunError, TableError
 from lesioncam.files import read_json, write_json
 from lesioncam.models.classifier import build_classifier
-from lesioncam.options.poolings import POOLING_TYPES, LsePool
-from lesioncam.options.run import RunConfig, make_config
+from lesioncam.options.poolings import POOLING_TYPES
+from lesioncam.options.run import make_config
+from lesioncam.options.variation import read_vary, trials_of
 from lesioncam.runs.folder import RunFolder
 from lesioncam.training.fit import _sets
 from lesioncam.verbs import steps
 from lesioncam.verbs import sweep as sweeps
 from lesioncam.verbs.jobs import side_by_side
 from lesioncam.verbs.sweep import Sweep, estimate, plan_sweep, run_sweep, summarise_sweep
-from lesioncam.verbs.variation import read_vary, split_values, trials_of
 
 
 @pytest.fixture(scope="module")
@@ -73,75 +73,12 @@ def lowest(class_maps):
     return class_maps.flatten(2).amin(-1)
 
 
-# ---- what is varied ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("avg,lse,pcam", ["avg", "lse", "pcam"]),
-        ("lse,sharpness=6|pcam", ["lse,sharpness=6", "pcam"]),
-        ("lse,sharpness=6;lse,sharpness=3", ["lse,sharpness=6", "lse,sharpness=3"]),
-        (
-            "[avg, 'lse,sharpness=6', {kind: topq, fraction: 0.1}]",
-            ["avg", "lse,sharpness=6", {"kind": "topq", "fraction": 0.1}],
-        ),
-    ],
-)
-def test_values_of_an_option(text, values):
-    assert split_values("pooling", text) == values
-
-
-def test_brackets_hold_together():
-    value = "slim,channels=[8,8,16,16]|slim,channels=[16,16,32,32]"
-    assert split_values("backbone", value) == value.split("|")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["pooling=lse,sharpness=6,pcam"], r"put \| or ;"),
-        (["pooling"], "OPTION=VALUES"),
-        (["pooling=avg,,lse"], "empty value"),
-        (["polling=avg"], "Did you mean 'pooling'"),
-        (["seed=0,1", "seed=2"], "given twice"),
-        (["seed=0,0"], "there twice"),
-        (["classes=a,b"], "read and split once"),
-        (["table.fractions=[.5,.2,.3]|[.6,.2,.2]"], "read and split once"),
-    ],
-)
-def test_slips_in_what_is_varied(words, said):
-    with pytest.raises(OptionError, match=said):
-        read_vary(words)
-
-
-def test_every_combination_once_with_its_options():
-    varied = read_vary(["pooling=lse,sharpness=6|avg", "backbone.stride=8,16", "flip=0,0.5", "seed=3,4"])
-    trials = trials_of(RunConfig(), varied)
-    assert len({trial.name for trial in trials}) == len(trials) == 16
-    last = trials[-1]
-    assert last.varied == {"pooling": "avg", "backbone.stride": "16", "flip": "0.5", "seed": "4"}
-    assert (last.config.pooling.kind, last.config.backbone.stride, last.config.augment.flip) == ("avg", 16, 0.5)
-    assert trials[0].config.pooling == LsePool(sharpness=6)
-    assert trials[0].name == "lse-sharpness=6_stride8_flip0_seed3"
-    with pytest.raises(OptionError, match=r"pooling\.fraction=0\.1.*"):
-        trials_of(RunConfig(), read_vary(["pooling.fraction=0.1"]))  # the default pooling has none
-
-
-def test_own_callables_have_names_and_folders_of_their_own():
-    varied = read_vary({"pooling": ["avg", lowest, Mine(), lambda m: m.mean((2, 3)), lambda m: m.amax((2, 3))]})
-    trials = trials_of(RunConfig(), varied)
-    assert [trial.name for trial in trials] == ["avg", "lowest", "Mine", "lambda-1", "lambda-2"]
-    assert [trial.own is None for trial in trials] == [True, False, False, False, False]
-    assert trials[1].config.pooling.name.endswith(":lowest")
+# ---- equal terms -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_varies(small):
     with pytest.raises(OptionError, match="nothing varies"):
         plan_sweep(small, vary=[], **TINY)
-
-
-# ---- equal terms -------------------------------------------------------------------------------------------------
 
 
 def test_runs_of_one_seed_begin_with_the_same_weights():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from lesioncam.cli.parse import Pairs, parse
+from lesioncam.cli.parse import parse
+from lesioncam.cli.readers import Pairs
 from lesioncam.options.data import TableConfig
 from lesioncam.options.run import CalibrationKind, MapMethod, RunConfig, Task
 
@@ -228,7 +229,7 @@ def _date_column(args: SplitArgs, table: Table) -> str:
 class RunArgs:
     """Train a classifier from image-level labels, draw its maps, choose thresholds on val, measure and report."""
 
-    table: Positional[Path | None] = None
+    table: Annotated[Positional[Path | None], arg(metavar="TABLE", help_behavior_hint="")] = None
     """CSV or Parquet, one row per image; none with --resume."""
     out: Out = Path("runs/run")
     """The run folder to make."""
@@ -239,9 +240,9 @@ class RunArgs:
     """Go on where an earlier run stopped, with its own table and options."""
     overwrite: bool = False
     """Replace an earlier run."""
-    recipe: Annotated[str | None, arg(metavar="NAME|FILE")] = None
-    """Start from these options; what is typed wins. A published system (`--recipe list` names them, `--recipe NAME
-    --plan` shows what it is about), or a YAML file (a run's config.yaml)."""
+    recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    """Start from these options; what is typed wins. A published system by its name (`--recipe list` names them,
+    `--recipe NAME --plan` shows what one is about), or a YAML file (a run's config.yaml)."""
     set: Pairs = field(default_factory=dict)
     """More options by their full name, for instance augment.flip=0."""
 
@@ -299,7 +300,7 @@ class SweepArgs:
     summary.csv and summary.md (mean and standard deviation over seeds and folds).
     """
 
-    table: Positional[Path | None] = None
+    table: Annotated[Positional[Path | None], arg(metavar="TABLE", help_behavior_hint="")] = None
     """CSV or Parquet, one row per image."""
     out: Out = Path("runs/sweep")
     """The folder to make, or to go on with."""
@@ -318,7 +319,7 @@ class SweepArgs:
     """Print runs, what is equal between them and the time, and stop."""
     overwrite: bool = False
     """Begin every run anew."""
-    recipe: Annotated[str | None, arg(metavar="NAME|FILE")] = None
+    recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Start from these options; early stopping is off all the same unless --patience says otherwise."""
     set: Pairs = field(default_factory=dict)
     """More options by their full name, for instance augment.flip=0."""
@@ -386,7 +387,7 @@ class EvaluateArgs:
 
     run: Positional[Path]
     """The run folder; or a folder of maps, with a TABLE and -o."""
-    table: Positional[Path | None] = None
+    table: Annotated[Positional[Path | None], arg(metavar="TABLE", help_behavior_hint="")] = None
     """The table, for another tool's maps."""
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None
     """The folder to make, for another tool's maps."""

@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import product
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lesioncam.geometry import plane_rotation
 from lesioncam.options.data import AugmentConfig
 
 __all__ = ["AugmentParams", "apply_augment", "apply_placement", "sample_augment"]
 
-_KNOTS = 4  # inner points of a histogram's warp
-_REACH = 4.0  # standard deviations to which a Gaussian is drawn
-_FINE = 1.0  # pixels, the Gaussian that parts fine detail from the rest
 _BODY = 0.05  # of the image's range above its darkest value: brighter is no air
 
 
@@ -43,11 +39,6 @@ class AugmentParams:
         noise_seed: of the noise field.
         outside: what is moved in; None is the image's lowest value.
         tilt: of a volume, degrees about the axis along its rows (a nod) and about the one down its columns.
-        knots: (from, to) on the image's own range, rising in both; straight in between, both ends of the range stay.
-        shading: weights of the smooth fields of :func:`apply_augment`; their sum is the logarithm of a gain.
-        defocus: standard deviation of a Gaussian, pixels.
-        sharpen: share of the fine detail that is added once more.
-        coarse: pixels along each side are divided by 1 + coarse, then brought back.
         cutout: (start, stop) per axis, shares of the side, painted over with the body's mean; () is none.
     """
 
@@ -62,11 +53,6 @@ class AugmentParams:
     noise_seed: int = 0
     outside: float | None = None
     tilt: tuple[float, float] = (0.0, 0.0)
-    knots: tuple[tuple[float, float], ...] = ()
-    shading: tuple[float, ...] = ()
-    defocus: float = 0.0
-    sharpen: float = 0.0
-    coarse: float = 0.0
     cutout: tuple[tuple[float, float], ...] = ()
 
 
@@ -97,29 +83,7 @@ def sample_augment(rng: np.random.Generator, config: AugmentConfig, axes: int = 
     if axes != 2:
         through, tilt = either_side(config.shift), (either_side(config.rotation), either_side(config.rotation))
         drawn = replace(drawn, shift=(through, *drawn.shift), tilt=tilt)
-    return replace(  # drawn last, so that what is drawn above does not hang on them
-        drawn,
-        knots=_sample_knots(rng, config.histogram),
-        shading=_sample_shading(rng, config.bias_field, axes),
-        defocus=float(rng.uniform(0, config.defocus)),
-        sharpen=float(rng.uniform(0, config.sharpen)),
-        coarse=float(rng.uniform(0, config.coarse)),
-        cutout=_sample_box(rng, config.cutout, axes),
-    )
-
-
-def _sample_knots(rng: np.random.Generator, strength: float) -> tuple[tuple[float, float], ...]:
-    """Sorted random places with sorted random values, drawn towards no change by the strength."""
-    places, values = np.sort(rng.random((2, _KNOTS)), axis=1)
-    values = places + rng.uniform(0, strength) * (values - places)
-    return tuple((float(a), float(b)) for a, b in zip(places, values, strict=True)) if strength else ()
-
-
-def _sample_shading(rng: np.random.Generator, strength: float, axes: int) -> tuple[float, ...]:
-    """Random weights whose sizes add up to at most log(1 + strength): no field exceeds 1, so the gain is bounded."""
-    weights = rng.uniform(-1, 1, len(_orders(axes)))
-    weights *= rng.uniform(0, math.log1p(strength)) / np.abs(weights).sum()
-    return tuple(weights.tolist()) if strength else ()
+    return replace(drawn, cutout=_sample_box(rng, config.cutout, axes))  # last: the draws above do not hang on it
 
 
 def _sample_box(rng: np.random.Generator, largest: float, axes: int) -> tuple[tuple[float, float], ...]:
@@ -134,9 +98,8 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
 
     Args:
         params: one per image.
-        images: ``(N, C, *S)`` float32, two or three axes. In this order they are placed; made coarse, blurred,
-            sharpened; warped along the knots, curved by gamma; multiplied by contrast and shading (products of Legendre
-            polynomials over the sides, total degree 1 and 2); brightness and noise added; cut out.
+        images: ``(N, C, *S)`` float32, two or three axes. In this order they are placed; curved by gamma;
+            multiplied by contrast; brightness and noise added; cut out.
         valid: ``(N, 1, *S)`` bool; what is moved in from outside becomes invalid and takes the image's lowest value,
             or ``outside``.
 
@@ -153,13 +116,12 @@ def apply_augment(params: Sequence[AugmentParams], images: Tensor, valid: Tensor
     low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
     span = (high - low).clamp(min=1e-6)
     base = _outside(params, low)
-    moved = _refocused(params, apply_placement(params, images - base) + base, low, high)
+    moved = apply_placement(params, images - base) + base
     gamma, contrast, brightness = (
         torch.tensor([getattr(p, name) for p in params]).view(single) for name in ("gamma", "contrast", "brightness")
     )
-    unit = _warped(params, ((moved - low) / span).clamp(0, 1))
-    moved = unit.pow(gamma) * span + low
-    moved = (moved - low) * contrast * _gain(params, images.shape[2:]) + low + brightness
+    moved = ((moved - low) / span).clamp(0, 1).pow(gamma) * span + low
+    moved = (moved - low) * contrast + low + brightness
     moved = moved + _noise(params, images.shape[1:])
     valid = apply_placement(params, valid.float(), mode="nearest") > 0.5
     return _cut_out(params, moved, valid, low), valid
@@ -198,20 +160,14 @@ def _outside(params: Sequence[AugmentParams], low: Tensor) -> Tensor:
 def _theta_3d(params: AugmentParams, size: Sequence[int]) -> Tensor:
     """The same in 3D: coordinates are (x, y, z), and a volume that is not tilted is turned slice by slice as in 2D."""
     about_z, about_x, about_y = (math.radians(angle) for angle in (params.angle, *params.tilt))
-    turn = _rotation(0, 1, about_z) @ _rotation(1, 2, about_x) @ _rotation(2, 0, about_y)
+    planes = ((0, 1, about_z), (1, 2, about_x), (2, 0, about_y))
+    first, second, third = (torch.from_numpy(plane_rotation(3, *plane)).float() for plane in planes)
+    turn = first @ second @ third
     mirror = torch.tensor([-1.0 if params.flip else 1.0, 1.0, 1.0])
     sides = torch.tensor([float(n) for n in reversed(size)])
     matrix = mirror[:, None] * turn * sides[None] / sides[:, None] / params.scale
     through, down, right = params.shift if len(params.shift) == 3 else (0.0, *params.shift)
     return torch.cat([matrix, (matrix @ torch.tensor([-2 * right, -2 * down, -2 * through]))[:, None]], dim=1)
-
-
-def _rotation(first: int, second: int, angle: float) -> Tensor:
-    """From axis ``first`` towards axis ``second``, (3, 3)."""
-    matrix = torch.eye(3)
-    matrix[first, first] = matrix[second, second] = math.cos(angle)
-    matrix[second, first], matrix[first, second] = math.sin(angle), -math.sin(angle)
-    return matrix
 
 
 def _noise(params: Sequence[AugmentParams], shape: Sequence[int]) -> Tensor:
@@ -222,80 +178,6 @@ def _noise(params: Sequence[AugmentParams], shape: Sequence[int]) -> Tensor:
         for p in params
     ]
     return torch.stack(fields)
-
-
-def _refocused(params: Sequence[AugmentParams], images: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Made coarse, blurred, sharpened, image by image where asked for; never beyond the image's own range."""
-    if not any(p.coarse or p.defocus or p.sharpen for p in params):
-        return images
-    done = []
-    for p, image, darkest, brightest in zip(params, images.split(1), low.split(1), high.split(1), strict=True):
-        seen = _coarse(image, p.coarse) if p.coarse else image
-        seen = _gaussian(seen, p.defocus) if p.defocus else seen
-        if p.sharpen:
-            lowest, highest = torch.minimum(darkest, seen.amin()), torch.maximum(brightest, seen.amax())
-            seen = (seen + p.sharpen * (seen - _gaussian(seen, _FINE))).clamp(lowest, highest)
-        done.append(seen)
-    return torch.cat(done)
-
-
-def _coarse(image: Tensor, loss: float) -> Tensor:
-    """Means over fewer, larger pixels ``(1, C, *S)``, and back by straight lines."""
-    size = image.shape[2:]
-    fewer = [max(1, round(n / (1 + loss))) for n in size]
-    if fewer == list(size):
-        return image
-    mode = "bilinear" if len(size) == 2 else "trilinear"
-    return F.interpolate(F.interpolate(image, fewer, mode="area"), size, mode=mode, align_corners=False)
-
-
-def _gaussian(image: Tensor, spread: float) -> Tensor:
-    """A Gaussian along each axis of ``(1, C, *S)``; beyond the border the edge goes on."""
-    reach = math.ceil(_REACH * spread)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / spread) ** 2)
-    weights = weights / weights.sum()
-    for axis in range(2, image.ndim):
-        lines = image.movedim(axis, -1)
-        padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        image = F.conv1d(padded, weights.view(1, 1, -1)).view(lines.shape).movedim(-1, axis)
-    return image
-
-
-def _warped(params: Sequence[AugmentParams], unit: Tensor) -> Tensor:
-    """Values in [0, 1] along the knots of each image."""
-    if not any(p.knots for p in params):
-        return unit
-    done = [_interpolated(p.knots, image) if p.knots else image for p, image in zip(params, unit, strict=True)]
-    return torch.stack(done)
-
-
-def _interpolated(knots: Sequence[tuple[float, float]], values: Tensor) -> Tensor:
-    """Straight lines from (0, 0) through the knots to (1, 1)."""
-    start, value = (part.contiguous() for part in torch.tensor([(0.0, 0.0), *knots, (1.0, 1.0)]).unbind(1))
-    step = torch.searchsorted(start, values.contiguous(), right=True).clamp(1, len(start) - 1)
-    share = (values - start[step - 1]) / (start[step] - start[step - 1]).clamp(min=1e-6)
-    return value[step - 1] + share.clamp(0, 1) * (value[step] - value[step - 1])
-
-
-def _orders(axes: int) -> list[tuple[int, ...]]:
-    """Degrees along each axis, in total 1 or 2."""
-    return [degrees for degrees in product(range(3), repeat=axes) if 0 < sum(degrees) < 3]
-
-
-def _gain(params: Sequence[AugmentParams], size: Sequence[int]) -> Tensor | float:
-    """Smooth gains ``(N, 1, *S)``: the exponential of a weighted sum of products of Legendre polynomials."""
-    if not any(p.shading for p in params):
-        return 1.0
-    sides = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in size]
-    along = [(torch.ones_like(x), x, (3 * x**2 - 1) / 2) for x in sides]
-    fields = torch.stack(
-        [
-            reduce(lambda a, b: a[..., None] * b, [of[k] for of, k in zip(along, orders, strict=True)])
-            for orders in _orders(len(size))
-        ]
-    )
-    weights = torch.tensor([p.shading or (0.0,) * len(fields) for p in params])
-    return torch.tensordot(weights, fields, dims=1).exp()[:, None]
 
 
 def _cut_out(params: Sequence[AugmentParams], images: Tensor, valid: Tensor, low: Tensor) -> Tensor:

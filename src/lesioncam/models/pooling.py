@@ -14,9 +14,9 @@ from lesioncam.errors import ModelError
 from lesioncam.functional.attention import Attention, acam_maps, acam_pool, attention_pool, axis_attention
 from lesioncam.functional.pooling import POOLINGS
 from lesioncam.lookup import find
-from lesioncam.options.poolings import AcamPool, AttentionPool, CustomPool, Pooling
+from lesioncam.options.poolings import AcamPool, AttentionPool, CustomPool, Pooling, name_of
 
-__all__ = ["LEARNABLE", "AttentionPooling", "AxisAttentionPooling", "Pool", "Seen", "build_pool", "name_of"]
+__all__ = ["LEARNABLE", "AttentionPooling", "AxisAttentionPooling", "Pool", "Seen", "build_pool"]
 
 
 class Seen(NamedTuple):
@@ -143,12 +143,6 @@ def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, seen: 
         return Pool(LEARNABLE[config.kind](config, seen))
     options = config.model_dump(exclude={"kind", "prior"})  # a prior is where the head starts
     return Pool(partial(find(config.kind, POOLINGS, "pooling"), **options))
-
-
-def name_of(function: Callable[..., Tensor]) -> str:
-    """For the record: module and name of a callable."""
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}:{named.__qualname__}"
 
 
 def _accepted(function: Callable[..., Tensor]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from lesioncam.errors import OptionError
 from lesioncam.options.base import Config
+from lesioncam.options.removed import pass_over_removed
 
 __all__ = ["SOFT", "AugmentConfig", "PreprocessConfig", "ResizeCropConfig", "TableConfig"]
 
@@ -166,9 +167,9 @@ class AugmentConfig(Config):
     """Degrees, either way. 180: a place of the frame is then no place of the body, so that evidence cannot be parked
     there (docs/localisation.md); 15 where the orientation is the finding."""
     shift: NonNegativeFloat = 0.06
-    """Share of the side."""
+    """Largest move, as a share of the side."""
     scale: NonNegativeFloat = 0.25
-    """Relative."""
+    """Largest change of size: at 0.25 up to 1.25 times as large, or as small."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Chance of a left-right mirror; 0 where laterality is the finding."""
     contrast: NonNegativeFloat = 0.2
@@ -181,15 +182,10 @@ class AugmentConfig(Config):
     """Largest standard deviation, in units of the normalised image; off for the same reason."""
     outside: float | None = None
     """What is moved in from outside the image, in units of the normalised image; by default its lowest value."""
-    histogram: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Strength of a random monotone warp of the image's own range, both ends fixed; at 1 any histogram can come out."""
-    bias_field: NonNegativeFloat = 0.0
-    """Smooth random shading, relative: the gain stays between 1 / (1 + bias_field) and 1 + bias_field."""
-    defocus: NonNegativeFloat = 0.0
-    """Largest standard deviation of a random Gaussian blur, pixels of the input."""
-    sharpen: NonNegativeFloat = 0.0
-    """Largest share of the fine detail (below about a pixel) that is added once more."""
-    coarse: NonNegativeFloat = 0.0
-    """Largest loss of resolution, relative: 1 halves the number of pixels along each side and brings it back."""
     cutout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest side of a random box, as a share of the image's, that is painted over with the body's mean."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _passes_over_removed(cls, values: object) -> object:
+        return pass_over_removed("augment", values)

@@ -72,5 +72,5 @@ def parse_backbone(text: str) -> BackboneConfig:
     """
     found = parse_choice(text)
     ours = BackboneConfig.model_fields.keys() - {"options"}
-    own: dict[str, Any] = {key: found.pop(key) for key in [*found] if key in ours}
+    own = {key: found.pop(key) for key in [*found] if key in ours}
     return validated(BackboneConfig, {**own, "options": found}, f"backbone {text!r}")

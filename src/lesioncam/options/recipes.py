@@ -17,9 +17,19 @@ from pydantic import BeforeValidator, Field
 from lesioncam.errors import OptionError
 from lesioncam.lookup import find
 from lesioncam.options.base import Config, validated
+from lesioncam.options.removed import drop_removed
 from lesioncam.options.run import RunConfig
 
-__all__ = ["Recipe", "RecipeAbout", "describe_recipe", "list_recipes", "load_config", "load_recipe", "recipe_files"]
+__all__ = [
+    "Recipe",
+    "RecipeAbout",
+    "describe_recipe",
+    "list_recipes",
+    "load_config",
+    "load_recipe",
+    "load_run_config",
+    "recipe_files",
+]
 
 _PLACES = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 """In an installed package, and in a checkout."""
@@ -112,6 +122,16 @@ def load_config(path: str | Path) -> RunConfig:
         OptionError: for a slip in it, named.
     """
     return load_recipe(path).config
+
+
+def load_run_config(path: Path) -> tuple[RunConfig, dict[str, object]]:
+    """The options of a run that exists, from its ``config.yaml``, and the removed options that it used, by full name.
+
+    Raises:
+        OptionError: for a slip in it, named.
+    """
+    content, used = drop_removed(_content(path))
+    return validated(RunConfig, content, str(path)), used
 
 
 def list_recipes() -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from lesioncam.errors import OptionError
 from lesioncam.lookup import find
-from lesioncam.options.base import Config, Fraction, typed, validated
+from lesioncam.options.base import Config, Fraction, from_text, parse_kind, validated
 from lesioncam.options.data import AugmentConfig, PreprocessConfig, TableConfig
 from lesioncam.options.networks import BackboneConfig, HeadConfig, parse_backbone
-from lesioncam.options.poolings import LsePool, Pooling, parse_pooling, typed_pooling
+from lesioncam.options.operating_point import parse_rule
+from lesioncam.options.poolings import LsePool, Pooling, parse_pooling
+from lesioncam.options.removed import refuse_removed
 from lesioncam.options.training import (
     LOSSES,
     OPTIMIZERS,
@@ -25,7 +29,19 @@ from lesioncam.options.training import (
     Schedule,
 )
 
-__all__ = ["MAPS", "MapMethod", "RunConfig", "Task", "make_config", "option_homes"]
+__all__ = [
+    "CHOICES",
+    "EVERYDAY",
+    "GROUPS",
+    "MAPS",
+    "OPTION_HOMES",
+    "CalibrationKind",
+    "MapMethod",
+    "OperatingPoint",
+    "RunConfig",
+    "Task",
+    "make_config",
+]
 
 
 Task = Literal["auto", "multilabel", "multiclass", "ordinal"]
@@ -55,18 +71,36 @@ MAPS: tuple[str, ...] = get_args(MapMethod)
 """Every map method a user can name."""
 
 
+CHOICES: dict[str, Callable[[str], Config]] = {
+    "pooling": parse_pooling,
+    "backbone": parse_backbone,
+    "loss": lambda text: parse_kind(text, LOSSES, "loss"),
+    "optimizer": lambda text: parse_kind(text, OPTIMIZERS, "optimizer"),
+    "schedule": lambda text: parse_kind(text, SCHEDULES, "schedule"),
+}
+"""Options whose value is a name with options of its own, ``lse,sharpness=6``, and how such a text is read."""
+
+
+def _checked_rule(text: str) -> str:
+    parse_rule(text)
+    return text
+
+
+OperatingPoint = Annotated[str, AfterValidator(_checked_rule)]
+
+
 class RunConfig(Config):
     """Train a classifier from image-level labels, draw its maps, measure and report."""
 
     table: TableConfig = TableConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
     augment: AugmentConfig = AugmentConfig()
-    backbone: BackboneConfig = BackboneConfig()
+    backbone: Annotated[BackboneConfig, from_text(CHOICES["backbone"])] = BackboneConfig()
     """NAME[,stride=8|16|32][,OPTION=VALUE]: any timm backbone, or for volumes monai:NAME."""
     weights: str = "none"
     """Start from: hub (timm's pretrained), a FILE (for volumes MedicalNet's, for instance), a run's folder, or none
     (random)."""
-    pooling: Annotated[Pooling, BeforeValidator(typed_pooling)] = LsePool()
+    pooling: Annotated[Pooling, from_text(CHOICES["pooling"])] = LsePool()
     """avg | max | lse[,sharpness=10] | exp | linear | topq[,fraction=0.02] | noisy_or[,prior=0.003] |
     pcam[,temperature=0.5] | attention[,hidden=128,gated=true,shared=false] | acam[,combine=product,shared=false]; each
     also ,preset=paper|recommended"""
@@ -78,7 +112,7 @@ class RunConfig(Config):
     """Map method; cam comes with the logits, the others cost more."""
     threshold: Literal["val", "default"] | Fraction = "val"
     """Where map thresholds come from: val (best mean Dice on validation), default (.5), or a number."""
-    operating_point: str = "youden"
+    operating_point: OperatingPoint = "youden"
     """Image thresholds, chosen on validation: youden, sensitivity=0.9, specificity=0.9, or cost=FN/FP (a miss against
     a false alarm)."""
     calibration: CalibrationKind = "none"
@@ -91,7 +125,7 @@ class RunConfig(Config):
     dense_negative: NonNegativeFloat = 0.0
     """Weight of a second loss: in an image without a class, every location of its map is negative; 1 is worth trying
     with avg."""
-    loss: Annotated[Loss, BeforeValidator(lambda value: typed(value, LOSSES, "loss"))] = BceLoss()
+    loss: Annotated[Loss, from_text(CHOICES["loss"])] = BceLoss()
     """bce | focal[,gamma=2,alpha=0.25] | class_balanced[,beta=0.999] | aucpr[,anchors=20,dual=0.1]"""
     select: Literal["auto", "auroc", "kappa", "loss"] = "auto"
     """What the best epoch has, on validation: the highest mean AUROC or quadratic-weighted kappa, or the lowest loss;
@@ -103,13 +137,9 @@ class RunConfig(Config):
     """Images per step."""
     learning_rate: PositiveFloat = 3e-3
     """Highest learning rate of the schedule."""
-    optimizer: Annotated[Optimizer, BeforeValidator(lambda value: typed(value, OPTIMIZERS, "optimizer"))] = (
-        AdamwOptimizer()
-    )
+    optimizer: Annotated[Optimizer, from_text(CHOICES["optimizer"])] = AdamwOptimizer()
     """adamw | adam | sgd[,momentum=0.9,nesterov=true]"""
-    schedule: Annotated[Schedule, BeforeValidator(lambda value: typed(value, SCHEDULES, "schedule"))] = (
-        OneCycleSchedule()
-    )
+    schedule: Annotated[Schedule, from_text(CHOICES["schedule"])] = OneCycleSchedule()
     """onecycle[,warmup=0.25] | constant | cosine[,floor=0] | step[,every=30,factor=0.1] |
     plateau[,factor=0.1,patience=5]"""
     weight_decay: NonNegativeFloat = 0.05
@@ -155,56 +185,80 @@ class RunConfig(Config):
         return self.select
 
 
-def make_config(base: RunConfig | None = None, **options: Any) -> RunConfig:
-    """A configuration from flat options, as the command line and Python take them.
+def _homes(top: type[Config], groups: Mapping[str, type[Config]]) -> dict[str, str]:
+    """Every option by name, with the group it lives in ("" for the top).
+
+    Raises:
+        TypeError: where two groups have an option of one name, which could then be given to one of them only.
+    """
+    homes: dict[str, str] = {}
+    for group, kind in {"": top, **groups}.items():
+        for name in kind.model_fields:
+            if name in homes:
+                raise TypeError(f"the option {name!r} is in {homes[name] or 'the top'!r} and in {group!r}; rename one.")
+            homes[name] = group
+    return homes
+
+
+GROUPS: dict[str, type[Config]] = {
+    "table": TableConfig,
+    "preprocess": PreprocessConfig,
+    "augment": AugmentConfig,
+    "head": HeadConfig,
+    "aids": AidsConfig,
+}
+"""Groups whose options are given by their own names: ``size=256`` is ``preprocess.size``."""
+
+EVERYDAY: dict[str, tuple[str, ...]] = {
+    "data and labels": ("images", "columns", "classes", "negative", "patient_from", "uncertain", "task"),
+    "network": ("backbone", "weights", "pooling", "size"),
+    "map and masks": ("map", "threshold"),
+    "training": ("epochs", "batch", "learning_rate", "rotation", "flip"),
+    "where and how": ("seed", "cache"),
+}
+"""The options that most people need, by what they want; ``--help`` shows these, ``--help all`` the others too."""
+
+OPTION_HOMES = _homes(RunConfig, GROUPS)
+"""Every option by its own name, with its group; "" for those of RunConfig itself."""
+
+
+def make_config(base: RunConfig | None = None, **options: object) -> RunConfig:
+    """A configuration from single options, as the command line and Python take them.
 
     Args:
         base: start from here; by default the defaults.
-        options: fields of RunConfig and of its groups table, preprocess, augment, head and aids, by their own names
-            (``size=256``, ``patient_from="none"``, ``flip=0``); ``pooling`` and ``backbone`` also as text.
+        options: fields of RunConfig and of its groups, by their own names (``size=256``, ``patient_from="none"``,
+            ``flip=0``) or in full (``**{"backbone.stride": 16}``); choices as text too (``pooling="lse,sharpness=6"``).
 
     Raises:
-        OptionError: for an option that does not exist (with the nearest) or a value it cannot have.
+        OptionError: for an option that does not exist (with the nearest) or was removed (with what to use instead), or
+            a value it cannot have.
 
     Example:
         >>> make_config(size=256, pooling="lse,sharpness=6", flip=0.0).preprocess.size
         256
+        >>> make_config(**{"backbone.stride": 16}).backbone.stride
+        16
     """
     content = (base or RunConfig()).model_dump()
-    homes = option_homes()
     for name, value in options.items():
-        home = find(name, homes, "option")
-        plain = _plain(name, value)
-        if home:
-            content[home][name] = plain
-        else:
-            content[name] = plain
+        group, last = _place(content, name)
+        group[last] = value.model_dump() if isinstance(value, BaseModel) else value
     return validated(RunConfig, content, "options")
 
 
-def option_homes() -> dict[str, str]:
-    """Every option by name, with the group it lives in ("" for the top).
-
-    Example:
-        >>> option_homes()["size"], option_homes()["epochs"] == ""
-        ('preprocess', True)
-    """
-    homes = dict.fromkeys(RunConfig.model_fields, "")
-    groups: dict[str, type[Config]] = {
-        "table": TableConfig,
-        "preprocess": PreprocessConfig,
-        "augment": AugmentConfig,
-        "head": HeadConfig,
-        "aids": AidsConfig,
-    }
-    for group, kind in groups.items():
-        homes.update(dict.fromkeys(kind.model_fields, group))
-    return homes
-
-
-def _plain(name: str, value: Any) -> Any:
-    if name == "pooling" and isinstance(value, str):
-        return parse_pooling(value).model_dump()
-    if name == "backbone" and isinstance(value, str):
-        return parse_backbone(value).model_dump()
-    return value.model_dump() if isinstance(value, BaseModel) else value
+def _place(content: dict[str, object], name: str) -> tuple[dict[str, object], str]:
+    """The group that holds an option, and its name there."""
+    refuse_removed(name)
+    *groups, last = name.split(".")
+    if not groups and (home := find(name, OPTION_HOMES, "option")):
+        groups = [home]
+    place = content
+    for group in groups:
+        inner = place.get(group)
+        if not isinstance(inner, dict):
+            raise OptionError(f"{name}: there is no group {group!r} in the options.")
+        place = inner
+    if last not in place and groups[-1:] != ["options"]:  # those go to timm, whatever they are
+        raise OptionError(f"{name}: no such option; available here: {', '.join(place)}.")
+    return place, last

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from lesioncam.options.base import BelowOne, Config, Fraction, Share
+from lesioncam.options.base import BelowOne, Config, Fraction, Share, kinds_of
+from lesioncam.options.removed import pass_over_removed
 
 __all__ = [
     "LOSSES",
@@ -67,6 +68,9 @@ class AucprLoss(Config):
 
 Loss = Annotated[BceLoss | FocalLoss | ClassBalancedLoss | AucprLoss, Field(discriminator="kind")]
 
+LOSSES = kinds_of(Loss)
+"""Every loss a user can name."""
+
 
 class AdamwOptimizer(Config):
     """Adam with decoupled weight decay."""
@@ -97,6 +101,9 @@ class SgdOptimizer(Config):
 
 
 Optimizer = Annotated[AdamwOptimizer | AdamOptimizer | SgdOptimizer, Field(discriminator="kind")]
+
+OPTIMIZERS = kinds_of(Optimizer)
+"""Every optimiser a user can name."""
 
 
 class OneCycleSchedule(Config):
@@ -145,6 +152,9 @@ Schedule = Annotated[
     OneCycleSchedule | ConstantSchedule | CosineSchedule | StepSchedule | PlateauSchedule, Field(discriminator="kind")
 ]
 
+SCHEDULES = kinds_of(Schedule)
+"""Every schedule a user can name."""
+
 
 class AidsConfig(Config):
     """Aids against shortcuts in training, all off; each is measured in docs/results.md."""
@@ -165,38 +175,8 @@ class AidsConfig(Config):
     network looks for more (adversarial erasing, Wei et al. 2017)."""
     erasing_share: Fraction = 0.05
     """Share of the cells, of each class that the image has."""
-    mix: Literal["none", "mixup", "cutmix"] = "none"
-    """Mix pairs of images and their labels: mixup (Zhang et al. 2018) adds them, cutmix (Yun et al. 2019) pastes a box;
-    a label that is unknown in either stays unknown."""
-    mix_alpha: PositiveFloat = 1.0
-    """Shares are drawn from Beta(alpha, alpha): small mixes little, 1 is uniform."""
-    averaging: Literal["none", "ema", "swa"] = "none"
-    """Validate and keep averaged weights: ema moves with every step, swa (Izmailov et al. 2018) is the plain mean over
-    the last epochs, whose batch norms are measured anew."""
-    averaging_decay: BelowOne = 0.99
-    """ema: share of the average that stays at each step; less in the first steps."""
-    averaging_start: BelowOne = 0.75
-    """swa: share of the epochs before the first that counts."""
 
-
-LOSSES: dict[str, type[BaseModel]] = {
-    "aucpr": AucprLoss,
-    "bce": BceLoss,
-    "class_balanced": ClassBalancedLoss,
-    "focal": FocalLoss,
-}
-"""Every loss a user can name."""
-
-
-OPTIMIZERS: dict[str, type[BaseModel]] = {"adam": AdamOptimizer, "adamw": AdamwOptimizer, "sgd": SgdOptimizer}
-"""Every optimiser a user can name."""
-
-
-SCHEDULES: dict[str, type[BaseModel]] = {
-    "constant": ConstantSchedule,
-    "cosine": CosineSchedule,
-    "onecycle": OneCycleSchedule,
-    "plateau": PlateauSchedule,
-    "step": StepSchedule,
-}
-"""Every schedule a user can name."""
+    @model_validator(mode="before")
+    @classmethod
+    def _passes_over_removed(cls, values: object) -> object:
+        return pass_over_removed("aids", values)

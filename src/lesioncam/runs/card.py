@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lesioncam.errors import RunError
 from lesioncam.files import read_json, write_json
 from lesioncam.options.networks import AdoptConfig
+from lesioncam.options.removed import drop_removed
 from lesioncam.options.run import RunConfig
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Calibration, Chosen, Threshold
@@ -115,7 +116,7 @@ def card_from_json(path: Path, content: Mapping[str, Any]) -> ModelCard:
         groups = [frozenset(map(str, group)) for group in content["patients"]]
         return ModelCard(
             classes=classes,
-            config=RunConfig.model_validate(content["config"]),
+            config=RunConfig.model_validate(drop_removed(content["config"])[0]),
             exclusive=bool(content["exclusive"]),
             thresholds=thresholds_from_json(classes, content["thresholds"], groups),
             decisions=thresholds_from_json(classes, content["decisions"], groups),

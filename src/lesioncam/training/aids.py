@@ -1,4 +1,4 @@
-"""Aids against shortcuts: second views, erasing, mixing, averaged weights. Randomness follows from (seed, step) alone.
+"""Aids against shortcuts: second views and erasing. Randomness follows from (seed, step) alone.
 
 Everything is written once for images and volumes. Places are pixels of the network input, in array order; a cell of a
 class map lies where it looks (:func:`lesioncam.models.backbone.measure_origin`), not in the middle of its tile.
@@ -10,17 +10,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from lesioncam.functional.losses import equivariance_loss
+from lesioncam.geometry import plane_rotation
 from lesioncam.models.backbone import measure_origin, memory_format
 from lesioncam.models.classifier import Classifier
 from lesioncam.options.run import RunConfig
@@ -28,7 +25,6 @@ from lesioncam.options.training import AidsConfig
 from lesioncam.types import Batch, ClassifierOutput
 
 __all__ = [
-    "Averaging",
     "Lattice",
     "Warp",
     "disagreement",
@@ -36,7 +32,6 @@ __all__ = [
     "erase",
     "hottest",
     "lattice_of",
-    "mix",
     "second_view",
     "step_rng",
     "stretch",
@@ -45,7 +40,6 @@ __all__ = [
 
 _STREAM = 104_729  # keeps these draws apart from order and augmentation
 _WHOLE = 0.99  # a place counts as image where all but a hundredth of what it is interpolated from is
-_BATCHES = 100  # statistics of batch norms have settled long before
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
@@ -140,9 +134,8 @@ def draw_warp(rng: np.random.Generator, count: int, sides: Sequence[int], config
     for _ in range(count):
         turn = np.eye(axes)
         for first, second in itertools.combinations(range(axes), 2):
-            turn = turn @ _rotation(
-                axes, (first, second), math.radians(rng.uniform(-1, 1) * aids.equivariance_rotation)
-            )
+            angle = math.radians(rng.uniform(-1, 1) * aids.equivariance_rotation)
+            turn = turn @ plane_rotation(axes, first, second, angle)
         turn[:, -1] *= -1.0 if rng.random() < config.augment.flip else 1.0
         matrices.append(turn / math.exp(rng.uniform(-1, 1) * math.log1p(aids.equivariance_scale)))
     shift = rng.uniform(-1, 1, (count, axes)) * aids.equivariance_shift * np.array(sides)
@@ -195,14 +188,6 @@ def _sample(maps: Tensor, places: Tensor) -> Tensor:
     sides = torch.tensor(maps.shape[2:], dtype=torch.float32, device=places.device)
     grid = ((2 * places + 1) / sides - 1).flip(-1).to(maps.dtype)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _rotation(axes: int, plane: tuple[int, int], angle: float) -> np.ndarray:
-    first, second = plane
-    turn = np.eye(axes)
-    turn[first, first] = turn[second, second] = math.cos(angle)
-    turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
-    return turn
 
 
 # ---- erasing -------------------------------------------------------------------------------------------------------
@@ -274,107 +259,3 @@ def erase_hottest(batch: Batch, network: nn.Module, lattice: Lattice, draws: np.
     hot = hottest(output.class_maps, batch.labels, output.valid, aids.erasing_share)
     chosen = torch.from_numpy(draws < aids.erasing).to(hot.device)
     return erase(batch, hot & chosen.view(-1, *(1,) * (hot.ndim - 1)), lattice)
-
-
-# ---- mixing --------------------------------------------------------------------------------------------------------
-
-
-def mix(batch: Batch, rng: np.random.Generator, aids: AidsConfig) -> Batch:
-    """Mix every image with another of the batch, and their labels in the same shares.
-
-    A label that is unknown (NaN) in either is unknown in the mix: half of its evidence has no truth.
-
-    Args:
-        batch: images, valid, labels.
-        rng: of the step.
-        aids: ``mix`` and ``mix_alpha``.
-
-    Returns:
-        The batch; mixup shows image where either does, cutmix pastes valid and pixels alike. The share of labels is
-        that of the pixels, exactly.
-
-    Reference:
-        Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018; Yun et al., "CutMix: regularization
-        strategy to train strong classifiers with localizable features", ICCV 2019 (boxes, in 3D with the cube root).
-    """
-    kept = float(rng.beta(aids.mix_alpha, aids.mix_alpha))
-    order = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
-    other = Batch(*(part[order] for part in (batch.images, batch.valid, batch.labels, batch.index)))
-    if aids.mix == "mixup":
-        images, valid = kept * batch.images + (1 - kept) * other.images, batch.valid | other.valid
-    else:
-        box = _box(rng, batch.images.shape[2:], kept)
-        images, valid = batch.images.clone(), batch.valid.clone()
-        place: Any = (..., *box)
-        images[place], valid[place] = other.images[place], other.valid[place]
-        pasted = math.prod(part.stop - part.start for part in box)
-        kept = 1 - pasted / math.prod(batch.images.shape[2:])
-    return Batch(images, valid, kept * batch.labels + (1 - kept) * other.labels, batch.index)
-
-
-def _box(rng: np.random.Generator, sides: Sequence[int], kept: float) -> tuple[slice, ...]:
-    """A box of ``1 - kept`` of the image round a random place, cut off at its border."""
-    share = (1 - kept) ** (1 / len(sides))
-    found = []
-    for side in sides:
-        middle, half = int(rng.integers(side)), side * share / 2
-        found.append(slice(max(0, round(middle - half)), min(side, round(middle + half))))
-    return tuple(found)
-
-
-# ---- averaged weights ----------------------------------------------------------------------------------------------
-
-
-class Averaging(WeightAveraging):
-    """Validate, choose and keep averaged weights; training goes on from its own.
-
-    ``ema`` moves with every step, statistics of batch norms included. ``swa`` is the mean over the ends of the epochs
-    from ``averaging_start`` on; until then it is the current weights. From its second epoch on, statistics of batch
-    norms are measured anew on the epoch's training images.
-
-    Args:
-        config: ``aids``, ``epochs`` and ``seed``.
-        batches: training steps of an epoch.
-
-    Reference:
-        Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018.
-    """
-
-    def __init__(self, config: RunConfig, batches: int) -> None:
-        self._config, self._batches = config, batches
-        self._moving = config.aids.averaging == "ema"
-        self._first = int(config.aids.averaging_start * config.epochs)
-        extra: dict[str, Any] = {"avg_fn": self._move} if self._moving else {}
-        super().__init__(use_buffers=self._moving, **extra)
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """After every step, or at the last step of an epoch: validation comes before the epoch's own end."""
-        del epoch_idx
-        return step_idx is not None and (self._moving or (step_idx + 1) % self._batches == 0)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest: Any, **named: Any) -> None:
-        """Move the average; before the first epoch that counts, it begins anew."""
-        average, step = self._average_model, trainer.global_step - 1
-        if average is None or not self.should_update(step_idx=step):
-            return
-        if not self._moving and trainer.current_epoch <= self._first:
-            average.n_averaged.zero_()
-        super().on_train_batch_end(trainer, pl_module, *rest, **named)
-        if not self._moving and trainer.current_epoch > self._first:
-            self._measure_norms(trainer, average.module)
-
-    def _move(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        """A constant decay, less in the first steps, so that the random start is forgotten."""
-        if not average.is_floating_point():
-            return current
-        decay = min(self._config.aids.averaging_decay, (1 + int(count)) / (10 + int(count)))
-        return torch.lerp(current, average, decay)
-
-    def _measure_norms(self, trainer: L.Trainer, module: Any) -> None:
-        loader: Any = trainer.train_dataloader
-        batches = itertools.islice(loader, _BATCHES)
-        form = memory_format(module.network.backbone.axes)
-        images = (batch.images.to(module.device).contiguous(memory_format=form) for batch in batches)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._config.seed * _STREAM + trainer.global_step)  # dropout, and the loader's own draw
-            update_bn(images, module.network)

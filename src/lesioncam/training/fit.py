@@ -114,7 +114,7 @@ def fit(
         batches = len(make_loader(train, config.batch, shuffle=True))
         steps = config.epochs * batches
         module = ClassifierModule(_laid_out(network), config, loss, max(steps, 2))
-        watch, best = _callbacks(config, folder, batches, progress=progress)
+        watch, best = _callbacks(config, folder, progress=progress)
         stop = StopOnRequest()
         trainer = L.Trainer(
             accelerator="auto",
@@ -203,18 +203,15 @@ def _warm_up(cache: ImageCache, images: list[str]) -> None:
             list(pool.map(cache.get, images[start : start + 256]))
 
 
-def _callbacks(config: RunConfig, folder: RunFolder, batches: int, *, progress: bool) -> tuple[list[Any], Any]:
+def _callbacks(config: RunConfig, folder: RunFolder, *, progress: bool) -> tuple[list[Any], Any]:
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-    from lesioncam.training.aids import Averaging
     from lesioncam.training.modules import LearningCurves
 
-    averaged = config.aids.averaging != "none"
     keep: dict[str, Any] = {"dirpath": folder.log, "save_top_k": 1, "enable_version_counter": False}
-    # Lightning puts averaged weights into whole checkpoints only
-    best = ModelCheckpoint(filename="best", monitor="val_score", mode="max", save_weights_only=not averaged, **keep)
+    best = ModelCheckpoint(filename="best", monitor="val_score", mode="max", save_weights_only=True, **keep)
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **keep)
-    watch: list[Any] = [*([Averaging(config, batches)] if averaged else []), LearningCurves(folder.history), best]
+    watch: list[Any] = [LearningCurves(folder.history), best]
     if config.patience:
         watch.append(EarlyStopping("val_score", mode="max", patience=config.patience))
     if progress:

@@ -30,7 +30,7 @@ from lesioncam.options.training import (
     SgdOptimizer,
     StepSchedule,
 )
-from lesioncam.training.aids import Warp, disagreement, erase_hottest, lattice_of, mix, second_view, step_rng
+from lesioncam.training.aids import Warp, disagreement, erase_hottest, lattice_of, second_view, step_rng
 from lesioncam.training.losses import ImageLoss
 from lesioncam.types import Batch
 
@@ -86,11 +86,9 @@ class ClassifierModule(L.LightningModule):
         return loss
 
     def _aided(self, batch: Batch) -> tuple[Batch, Warp | None]:
-        """The batch as the aids make it: mixed, erased, with a second view; as it is where all are off."""
+        """The batch as the aids make it: erased, with a second view; as it is where all are off."""
         aids = self.options.aids
         rng = step_rng(self.options.seed, self.global_step)
-        if aids.mix != "none":
-            batch = mix(batch, rng, aids)
         if aids.erasing and self._lattice is not None:
             batch = erase_hottest(batch, self.network, self._lattice, rng.random(len(batch.images)), aids)
         return second_view(batch, rng, self.options) if aids.equivariance else (batch, None)

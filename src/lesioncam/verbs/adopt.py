@@ -34,7 +34,6 @@ from lesioncam.progress import Progress, bars
 from lesioncam.runs.card import ModelCard, update_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
-from lesioncam.segmentation.threshold import parse_rule
 from lesioncam.types import Threshold
 from lesioncam.verbs.begin import path_of, refuse_existing, remember_source, set_state, start
 from lesioncam.verbs.steps import Run, checked
@@ -90,7 +89,6 @@ def adopt(
         LesioncamError: for a bad table or folder.
     """
     folder, settled = RunFolder(Path(out)), config or RunConfig()
-    parse_rule(settled.operating_point)
     check_scores(settled)
     if map is not None:
         find(map, METHODS, "map method")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from lesioncam.data.table.check import CheckReport, check_table, require, require_axes
 from lesioncam.data.table.split import split_table
@@ -30,17 +29,16 @@ from lesioncam.measurement.calibrate import calibrate, check_scores
 from lesioncam.measurement.measure import Asked, digests_of, measure, table_roles
 from lesioncam.models.backbone import measure_origin
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, save_classifier
-from lesioncam.models.pooling import name_of
-from lesioncam.options.poolings import CustomPool
-from lesioncam.options.recipes import load_config
+from lesioncam.options.poolings import CustomPool, name_of
+from lesioncam.options.recipes import load_run_config
 from lesioncam.options.run import RunConfig, make_config
+from lesioncam.options.variation import OwnPool
 from lesioncam.progress import bars
 from lesioncam.reporting.report.html import write_report
 from lesioncam.runs.card import ModelCard, update_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.state import RunState
 from lesioncam.runs.table import run_table
-from lesioncam.segmentation.threshold import parse_rule
 from lesioncam.training.fit import Plan, fit, plan
 from lesioncam.types import CaseResult, Chosen
 from lesioncam.verbs.adopt_maps import adopt_maps
@@ -61,8 +59,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-OwnPool = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -215,7 +211,7 @@ def train(
     folder = RunFolder(Path(out))
     if resume:
         config, ready = _resumed(folder, config, options)
-        if RunState.read(folder.state).done or _trained(folder):
+        if RunState.read(folder.state).done or _is_trained(folder):
             logger.info("%s is trained already.", folder.root)
             return Run(folder.root)
     else:
@@ -324,7 +320,6 @@ def evaluate_maps(
     if not (folder.maps.is_file() and not overwrite):
         refuse_existing(folder, overwrite=overwrite)
         settled = config or RunConfig()
-        parse_rule(settled.operating_point)
         ready, found = checked(table, settled, learns=False)
         start(folder, settled, ready, overwrite=overwrite, found=found)
         remember_source(folder, table=path_of(table), maps=Path(maps))
@@ -358,7 +353,6 @@ def recalibrate(
     folder = RunFolder(run.folder if isinstance(run, Run) else Path(run))
     card = load_classifier(folder.root, pooling=pooling).card
     settled = make_config(card.config, **options)
-    parse_rule(settled.operating_point)
     check_scores(settled)
     update_card(folder, config=settled, calibration=None, image_calibration=None)
     return calibrate(folder, pooling=pooling, progress=bars(wanted=progress)).card
@@ -473,10 +467,9 @@ def _require_two_sides(table: Table, config: RunConfig) -> None:
 
 
 def _check_network(config: RunConfig, own: OwnPool | None) -> None:
-    """Try what may be missing before anything is written: a rule, a name, a stride, a weights file, TensorBoard."""
+    """Try what may be missing before anything is written: a name, a stride, a weights file, TensorBoard."""
     from lesioncam.models.classifier import build_classifier
 
-    parse_rule(config.operating_point)
     check_scores(config)
     build_classifier(config, 1, own_pool=own)
     if config.tensorboard and find_spec("tensorboard") is None:
@@ -488,13 +481,20 @@ def _check_network(config: RunConfig, own: OwnPool | None) -> None:
 def _resumed(folder: RunFolder, config: RunConfig | None, options: dict[str, Any]) -> tuple[RunConfig, Table]:
     if not folder.is_run():
         raise RunError(f"{folder.root} is no run folder, so there is nothing to resume; start it without --resume.")
-    kept = load_config(folder.config)
+    kept, removed = load_run_config(folder.config)
+    if removed and not _is_trained(folder):
+        raise RunError(
+            f"{folder.root} was begun with {' and '.join(removed)}, which this version no longer has, so its training "
+            "cannot go on as it began; start it anew with --overwrite, or finish it with the version that began it."
+        )
     asked = make_config(config or kept, **options) if options or config else kept
     if asked != kept:
         raise RunError(f"{folder.root} was started with other options; resume it without options, or use --overwrite.")
     return kept, run_table(folder)
 
 
-def _trained(folder: RunFolder) -> bool:
+def _is_trained(folder: RunFolder) -> bool:
     """Whether training came to its own end."""
+    if read_json(folder.state).get("state") == "done":
+        return True
     return folder.model.is_file() and not read_json(folder.model)["training"].get("interrupted", False)

@@ -28,18 +28,17 @@ from lesioncam.errors import LesioncamError, OptionError, RunError, TableError
 from lesioncam.evaluation.controls import is_method
 from lesioncam.files import read_json, write_json, write_text, write_with
 from lesioncam.measurement.measure import table_roles
-from lesioncam.models.pooling import name_of
 from lesioncam.options.base import validated
 from lesioncam.options.data import AugmentConfig
-from lesioncam.options.poolings import CustomPool
+from lesioncam.options.poolings import CustomPool, name_of
 from lesioncam.options.run import RunConfig, make_config
+from lesioncam.options.variation import Trial, read_vary, trials_of
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.state import RunState
 from lesioncam.training.fit import plan as plan_training
 from lesioncam.verbs.begin import path_of, remember_source
 from lesioncam.verbs.jobs import Ended, side_by_side
 from lesioncam.verbs.steps import Prepared, prepare, run
-from lesioncam.verbs.variation import Trial, read_vary, trials_of
 
 __all__ = ["METRICS", "Sweep", "SweepPlan", "estimate", "plan_sweep", "run_sweep", "summarise_sweep", "sweep"]
 

@@ -15,6 +15,7 @@ import yaml
 from lesioncam.errors import OptionError, RunError
 from lesioncam.evaluation.cases import read_cases
 from lesioncam.files import read_json
+from lesioncam.options.removed import drop_removed
 from lesioncam.reporting.report.read import short_name, without_paths
 from lesioncam.reporting.words.words import number
 from lesioncam.runs.folder import RunFolder
@@ -149,7 +150,7 @@ def _read(root: Path, name: str, split: str) -> Compared:
         folder=folder,
         split=split,
         cases=read_cases(place / "cases.csv"),
-        config=_flat(_config(folder.config)),
+        config=_config(folder.config),
         card=card,
         summary=Summary.read(folder.summary(split)),
         provenance=Provenance.read(folder.provenance) if folder.provenance.is_file() else Provenance(),
@@ -163,12 +164,14 @@ def _card(folder: RunFolder) -> Mapping[str, Any]:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
+    """Options, flat; those that this version no longer has where they were used only."""
     if not path.is_file():
         return {}
     try:
-        return dict(yaml.safe_load(path.read_text()) or {})
+        kept, used = drop_removed(dict(yaml.safe_load(path.read_text()) or {}))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not readable as YAML ({error}).") from error
+    return _flat(kept) | used
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from lesioncam.options.poolings import POOLING_KINDS
 from lesioncam.runs.summary import Summary
 
 __all__ = ["Described", "Protocol", "bibliography", "methods_text"]
@@ -58,19 +59,6 @@ class Protocol(NamedTuple):
     repeated: bool = False
 
 
-POOLINGS = {
-    "avg": "the mean of the class map [@zhou2016cam]",
-    "max": "the maximum of the class map [@oquab2015free]",
-    "lse": "the log-sum-exp of the class map (sharpness {sharpness}) [@pinheiro2015lse]",
-    "topq": "the mean of the highest values of the class map (fraction {fraction}) [@shen2021gmic]",
-    "pcam": "probabilistic-CAM pooling (temperature {temperature}) [@ye2020pcam]",
-    "exp": "exponential-softmax pooling of the class map [@wang2019mil]",
-    "linear": "linear-softmax pooling of the probabilities of the class map [@wang2019mil]",
-    "noisy_or": "the noisy-or of the class map [@maron1998mil]",
-    "attention": "{gate} attention over the locations of the class map, {share} [@ilse2018attention]",
-    "acam": "attention along each axis of the class map [@wu2019acam], averaged over the axes",
-    "custom": "a pooling of the authors' own ({name})",
-}
 FAMILIES = (
     (("slim", "resnet10", "resnet14", "resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152"),
      "he2016resnet"),
@@ -310,7 +298,10 @@ def _pooling(run: Described) -> str:
     defaults = {"sharpness": "not recorded", "fraction": "not recorded", "temperature": "not recorded", "name": "own"}
     options["gate"] = "gated" if options.get("gated", True) else "ungated"
     options["share"] = "one for all classes" if options.get("shared") else "one for each class"
-    return POOLINGS.get(kind, "").format(**{**defaults, **options})
+    entry = POOLING_KINDS.get(kind)
+    if entry is None:
+        return ""
+    return entry.words.format(**{**defaults, **options, "cite": f"[@{entry.reference}]"})
 
 
 def _backbone(run: Described) -> str:

@@ -6,28 +6,27 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import yaml
 from pydantic import BaseModel
-from torch import Tensor
 
 from lesioncam.errors import OptionError
 from lesioncam.lookup import find
-from lesioncam.models.pooling import name_of
-from lesioncam.options.base import validated
-from lesioncam.options.poolings import CustomPool
-from lesioncam.options.run import RunConfig, make_config, option_homes
+from lesioncam.options.base import read_yaml, write_yaml
+from lesioncam.options.poolings import CustomPool, name_of
+from lesioncam.options.removed import refuse_removed
+from lesioncam.options.run import CHOICES, OPTION_HOMES, RunConfig, make_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Choice", "Trial", "changed", "label_of", "read_vary", "split_values", "trials_of"]
 
-OwnPool = Callable[..., Tensor]
-
-CHOICES = ("pooling", "backbone", "loss", "optimizer", "schedule")
-"""Options whose values are a name with options of its own."""
+OwnPool: TypeAlias = "Callable[..., Tensor]"
+"""A pooling of the user's own, ``f(class_maps) -> logits``."""
 
 READING = frozenset({"table", "images", "columns", "classes", "negative", "patient_from", "no_finding", "fractions"})
 """What is settled once, when the table is read and split for all runs."""
@@ -46,7 +45,7 @@ class Choice:
     """
 
     option: str
-    value: Any
+    value: object
     label: str
 
 
@@ -69,7 +68,7 @@ class Trial:
     own: OwnPool | None = None
 
 
-def read_vary(given: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[Choice, ...]]:
+def read_vary(given: Sequence[str] | Mapping[str, str | Sequence[object]]) -> dict[str, tuple[Choice, ...]]:
     """What is varied, from ``NAME=VALUES`` words or from a mapping of names to lists (or to the same text).
 
     Raises:
@@ -83,7 +82,7 @@ def read_vary(given: Sequence[str] | Mapping[str, Any]) -> dict[str, tuple[Choic
         >>> [choice.value for choice in read_vary({"flip": [0.0, 0.5]})["flip"]]
         [0.0, 0.5]
     """
-    pairs = list(given.items()) if isinstance(given, Mapping) else [_pair(word) for word in given]
+    pairs = given.items() if isinstance(given, Mapping) else [_pair(word) for word in given]
     found: dict[str, tuple[Choice, ...]] = {}
     for name, values in pairs:
         option = name.strip()
@@ -106,13 +105,14 @@ def _pair(word: str) -> tuple[str, str]:
 
 def _expect_option(option: str) -> None:
     first = option.partition(".")[0]
-    find(first, option_homes(), "option")
+    refuse_removed(option)
+    find(first, OPTION_HOMES, "option")
     last = option.rpartition(".")[2]
     if first in {option, "table"} and last in READING:
         raise OptionError(f"--vary {option}: the table is read and split once, for all runs; make a sweep for each.")
 
 
-def split_values(option: str, text: str) -> list[Any]:
+def split_values(option: str, text: str) -> list[object]:
     """The values in a text: ``;`` or ``|`` separates them where one is there, otherwise the comma does.
 
     What stands in brackets stays together. A YAML list is taken as it is.
@@ -157,13 +157,15 @@ def _pieces(text: str, separators: str) -> list[str]:
 
 
 def _yaml(option: str, text: str) -> Any:
+    import yaml
+
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError as error:
         raise OptionError(f"--vary {option}: {text!r} is no YAML list ({str(error).splitlines()[0]}).") from error
 
 
-def _labelled(option: str, values: Sequence[Any]) -> tuple[Choice, ...]:
+def _labelled(option: str, values: Sequence[object]) -> tuple[Choice, ...]:
     labels = [label_of(value) for value in values]
     counts, seen, found = Counter(labels), Counter[str](), []
     for value, label in zip(values, labels, strict=True):
@@ -174,7 +176,7 @@ def _labelled(option: str, values: Sequence[Any]) -> tuple[Choice, ...]:
     return tuple(found)
 
 
-def label_of(value: Any) -> str:
+def label_of(value: object) -> str:
     """A short text for a value.
 
     Example:
@@ -197,10 +199,10 @@ def label_of(value: Any) -> str:
         return str(getattr(value, "__name__", type(value).__name__)).strip("<>")
     if isinstance(value, float):
         return f"{value:g}"
-    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...")
+    return write_yaml(value)
 
 
-def changed(config: RunConfig, option: str, value: Any) -> RunConfig:
+def changed(config: RunConfig, option: str, value: object) -> RunConfig:
     """A configuration with one option changed, flat (``size``) or by its full name (``backbone.stride``).
 
     Raises:
@@ -211,28 +213,12 @@ def changed(config: RunConfig, option: str, value: Any) -> RunConfig:
         16
     """
     try:
-        return _with(config, option, value)
+        return make_config(config, **{option: value})
     except OptionError:
         number = _yaml(option, value) if isinstance(value, str) else value
         if isinstance(number, str) or number is value:
             raise
-        return _with(config, option, number)
-
-
-def _with(config: RunConfig, option: str, value: Any) -> RunConfig:
-    if "." not in option:
-        return make_config(config, **{option: value})
-    content: Any = config.model_dump()
-    *groups, last = option.split(".")
-    place = content
-    for group in groups:
-        place = place.get(group)
-        if not isinstance(place, dict):
-            raise OptionError(f"there is no group {group!r} in the options.")
-    if last not in place and groups[-1] != "options":  # those go to timm, whatever they are
-        raise OptionError(f"no such option; available here: {', '.join(map(str, place))}.")
-    place[last] = value
-    return validated(RunConfig, content, "options")
+        return make_config(config, **{option: number})
 
 
 def trials_of(
@@ -284,22 +270,18 @@ def _name(labels: Mapping[str, str]) -> str:
     name = re.sub(r"[^A-Za-z0-9._=-]+", "-", "_".join(part.replace(",", "-") for part in parts)).strip("-._")
     if len(name) <= _LONGEST:
         return name
-    mark = hashlib.sha256(repr(sorted(labels.items())).encode()).hexdigest()[:8]
-    return f"{name[: _LONGEST - 9]}-{mark}"
+    return f"{name[: _LONGEST - 9]}-{_mark(labels)}"
+
+
+def _mark(labels: Mapping[str, str]) -> str:
+    """Eight digits that stand for what is varied."""
+    return hashlib.sha256(repr(sorted(labels.items())).encode()).hexdigest()[:8]
 
 
 def _distinct(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """Names that would be the same folder (also where case does not count) get a mark of what they stand for."""
     counts = Counter(trial.name.lower() for trial in trials)
     return tuple(
-        trial
-        if counts[trial.name.lower()] == 1
-        else Trial(
-            f"{trial.name}-{hashlib.sha256(repr(sorted(trial.varied.items())).encode()).hexdigest()[:8]}",
-            trial.varied,
-            trial.config,
-            trial.fold,
-            trial.own,
-        )
+        trial if counts[trial.name.lower()] == 1 else replace(trial, name=f"{trial.name}-{_mark(trial.varied)}")
         for trial in trials
     )
