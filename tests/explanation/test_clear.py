@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.explanation.budget import _Alive
-from lesioncam.explanation.capture import private
 from lesioncam.explanation.clear import RULES, ClearOptions, _nodes, clear
+from lesioncam.explanation.twin import private
 from lesioncam.functional.clear import class_scale, dominant
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config

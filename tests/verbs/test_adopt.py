@@ -17,8 +17,9 @@ from torch import nn
 import lesioncam as lc
 from lesioncam.cli import main
 from lesioncam.errors import ModelError
-from lesioncam.models.adopted import build_adopted, fill, read_weights
+from lesioncam.models.adopted import build_adopted
 from lesioncam.models.checkpoint import load_classifier
+from lesioncam.models.weights import fill, read_weights
 from lesioncam.options.networks import AdoptConfig
 
 TABLE = ["--columns", "image=file", "--draws", "20"]
@@ -212,28 +213,6 @@ def test_a_head_of_another_size_names_both(toy, tmp_path, capsys, own_module):
     assert main(["adopt", "hers:build", str(toy), "-o", "run", *words, *TABLE]) == 2
     assert "3 scores but there are 2 classes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_nothing_is_unpickled(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("executed",))
-
-    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ModelError, match="cannot be read as plain tensors"):
-        read_weights(tmp_path / "evil.pth")
-    (tmp_path / "torn.safetensors").write_bytes(b"half")
-    with pytest.raises(ModelError, match="cannot be read as plain tensors"):
-        read_weights(tmp_path / "torn.safetensors")
-
-
-def test_wrappers_of_names_are_taken_off_only_where_they_do_not_fit():
-    network = nn.ModuleDict({"model": nn.Linear(2, 1)})
-    state = {key: torch.ones_like(value) for key, value in network.state_dict().items()}
-    fill(network, state, ["a"])
-    assert network["model"].weight.sum().item() == 2
-    fill(network, {f"module.{key}": 2 * value for key, value in state.items()}, ["a"])
-    assert network["model"].weight.sum().item() == 4
 
 
 def test_without_validation_images_thresholds_are_default(toy, weights, tmp_path):

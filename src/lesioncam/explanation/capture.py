@@ -12,21 +12,17 @@ break those).
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from types import CellType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from lesioncam.errors import ModelError
-from lesioncam.explanation.layers import Grid, Head, Place, Watch, choose_layer, grid_of, spoken, unwrapped
+from lesioncam.explanation.layers import Grid, Head, Place, Watch, choose_layer, grid_of, spoken
+from lesioncam.explanation.twin import deep_twin, private
 
 __all__ = [
     "Captured",
@@ -35,7 +31,6 @@ __all__ = [
     "Target",
     "capture",
     "output_of",
-    "private",
     "quiet",
     "ready",
     "scores_of",
@@ -44,6 +39,9 @@ __all__ = [
 
 Target = Callable[[Any], Tensor]
 """From the output of a model to scores ``(N, K)``."""
+
+
+_CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001 (the common base of convolutions has no public name)
 
 
 class NoPoolingError(ModelError):
@@ -183,7 +181,7 @@ def take(
         )
     cut = _at_module(private(model), images, place, target)
     if cut is None:  # some modules are kept where the twin does not look for them
-        cut = _at_module(_deep_twin(model), images, place, target)
+        cut = _at_module(deep_twin(model), images, place, target)
     if cut is None:
         raise ModelError(f"the forward pass never reached layer {place.name!r}; choose one that is used.")
     return cut
@@ -374,179 +372,6 @@ def output_of(model: nn.Module, inner: str, images: Tensor) -> tuple[Any, Any]:
     if not kept:
         raise ModelError(f"the forward pass never reached {inner!r}.")
     return output, kept[-1]
-
-
-def private(model: nn.Module) -> nn.Module:
-    """A twin of a model in evaluation mode, which shares its weights and nothing that changes.
-
-    New module objects with copied attributes, in the same tree; weights are the same memory without their gradients;
-    buffers are copies, except those of batch norms, which evaluation only reads. Where modules know each other
-    outside the tree (lists, bound methods, closures, hooks) the twin's know the twin's. Wrappers of ``torch.compile``
-    and of data parallel training are left out.
-
-    Args:
-        model: any; only looked at.
-
-    Raises:
-        ModelError: if it was never run (lazy modules), or is a script in training mode.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
-        >>> twin = private(net)
-        >>> twin.training, net.training, twin[0].weight.data_ptr() == net[0].weight.data_ptr()
-        (False, True, True)
-    """
-    with torch.inference_mode(mode=False):
-        twins = _Twins()
-        made = twins.of(model)
-        for each in twins.switched:  # those that do more than others when they are switched
-            each.eval()
-        return made
-
-
-def _deep_twin(model: nn.Module) -> nn.Module:
-    """As :func:`private`, by copying all that the model holds but its weights; slower, and reaches further."""
-    inner = unwrapped(model)
-    kept: dict[int, Any] = {
-        id(weight): nn.Parameter(_shared(weight), requires_grad=False) for weight in inner.parameters()
-    }
-    kept.update((id(buffer), buffer.detach().clone()) for buffer in inner.buffers())
-    return copy.deepcopy(inner, kept).eval()
-
-
-_ATOMS = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size, type})
-_CONTAINERS = frozenset({list, set, dict, OrderedDict})
-_UNUSED = frozenset(nn.Module().__dict__) - {"_forward_hooks", "_forward_pre_hooks"}
-"""What no forward pass looks at or changes, hooks of the user's backward passes among it, and the tree itself, which is
-made anew. Compiled code, which knows the user's modules, is left out."""
-_CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001 (the common base of convolutions has no public name)
-_READING = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm})
-"""Modules that do no more than read their buffers in evaluation; those who build on them may do anything."""
-
-
-class _Twins:
-    """Makes twins of modules and of whatever refers to them; each thing once."""
-
-    def __init__(self) -> None:
-        self._made: dict[int, Any] = {}
-        self.switched: list[nn.Module] = []
-
-    def of(self, module: nn.Module) -> nn.Module:
-        """The twin of a module and all below it."""
-        module = unwrapped(module)
-        if id(module) in self._made:
-            twin: nn.Module = self._made[id(module)]
-            return twin
-        if isinstance(module, torch.jit.ScriptModule):
-            return self._script(module)
-        kind = type(module)
-        twin = object.__new__(kind)
-        self._made[id(module)] = twin
-        state = twin.__dict__
-        state.update(module.__dict__, training=False, _compiled_call_impl=None)
-        state.update(_backward_hooks=OrderedDict(), _backward_pre_hooks=OrderedDict())
-        for name in state.keys() - _UNUSED:
-            if type(state[name]) not in _ATOMS:
-                state[name] = self.value(state[name])
-        below, weights, buffers = module._modules, module._parameters, module._buffers  # noqa: SLF001
-        state["_modules"] = {name: None if each is None else self.of(each) for name, each in below.items()}
-        state["_parameters"] = {name: None if each is None else self.weight(each) for name, each in weights.items()}
-        copied = kind not in _READING
-        state["_buffers"] = {name: None if b is None else self.buffer(b, copied) for name, b in buffers.items()}
-        if kind.train is not nn.Module.train or kind.eval is not nn.Module.eval:
-            self.switched.append(twin)
-        return twin
-
-    def weight(self, weight: Tensor) -> Tensor:
-        """The same memory without gradients."""
-        if id(weight) not in self._made:
-            if type(weight) is not nn.Parameter and is_lazy(weight):
-                raise ModelError("the model has lazy modules that were never run; pass one batch through it first.")
-            self._made[id(weight)] = nn.Parameter(_shared(weight), requires_grad=False)
-        made: Tensor = self._made[id(weight)]
-        return made
-
-    def buffer(self, buffer: Tensor, copied: bool) -> Tensor:
-        """A copy, or the same where it is only read."""
-        if id(buffer) not in self._made:
-            self._made[id(buffer)] = buffer.detach().clone() if copied else _shared(buffer)
-        made: Tensor = self._made[id(buffer)]
-        return made
-
-    def value(self, value: Any) -> Any:
-        """An attribute, with twins in place of modules; containers are new, all else is shared."""
-        if id(value) in self._made:
-            return self._made[id(value)]
-        if isinstance(value, nn.Module):
-            return self.of(value)
-        move = _MOVES.get(type(value))
-        return value if move is None else move(self, value)
-
-    def container(self, value: Any) -> Any:
-        """A list, set or dict."""
-        made = self._made[id(value)] = type(value)()
-        if not value:
-            return made
-        if isinstance(value, Mapping):
-            made.update((key, each if type(each) in _ATOMS else self.value(each)) for key, each in value.items())
-        else:
-            (made.extend if isinstance(value, list) else made.update)(map(self.value, value))
-        return made
-
-    def row(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A tuple, which in most cases holds numbers."""
-        return value if _ATOMS.issuperset(map(type, value)) else tuple(map(self.value, value))
-
-    def method(self, value: MethodType) -> MethodType:
-        """A method bound to a module becomes the same method of its twin."""
-        owner = self.value(value.__self__)
-        return value if owner is value.__self__ else MethodType(value.__func__, owner)
-
-    def call(self, value: partial[Any]) -> partial[Any]:
-        """A function with some arguments given."""
-        return partial(self.value(value.func), *map(self.value, value.args), **self.value(value.keywords))
-
-    def function(self, function: FunctionType) -> FunctionType:
-        """A closure over modules, as a patched ``forward`` is."""
-        filled = [cell for cell in function.__closure__ or () if _filled(cell)]
-        moved = {id(cell): self.value(cell.cell_contents) for cell in filled}
-        if all(moved[id(cell)] is cell.cell_contents for cell in filled):
-            return function
-        own = tuple(CellType(moved[id(cell)]) if id(cell) in moved else cell for cell in function.__closure__ or ())
-        made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, own)
-        made.__kwdefaults__ = function.__kwdefaults__
-        return made
-
-    def _script(self, module: torch.jit.ScriptModule) -> nn.Module:
-        """A script is one sealed piece: shared as it is, and only in evaluation mode."""
-        if any(part.training for part in module.modules()):
-            raise ModelError(
-                "a scripted module cannot be copied and is in training mode; call .eval() on it first, or give the "
-                "Python module it was made of."
-            )
-        return module
-
-
-_MOVES: dict[type, Callable[[_Twins, Any], Any]] = {
-    **dict.fromkeys(_CONTAINERS, _Twins.container),
-    tuple: _Twins.row,
-    MethodType: _Twins.method,
-    partial: _Twins.call,
-    FunctionType: _Twins.function,
-}
-"""What can refer to modules from outside the tree, and how it comes to refer to their twins."""
-
-
-def _filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:  # a name that is bound later
-        return False
-
-
-def _shared(tensor: Tensor) -> Tensor:
-    """The same memory without a graph; what was made inside inference mode cannot enter one and is copied."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def _kind(thing: object) -> str:

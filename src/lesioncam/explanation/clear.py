@@ -109,7 +109,7 @@ def clear(
     the Jacobian of z by the image in which ReLU follows the rule.
 
     Args:
-        model: a private network in evaluation mode (:func:`lesioncam.explanation.capture.private`), 2D or 3D, whose
+        model: a private network in evaluation mode (:func:`lesioncam.explanation.twin.private`), 2D or 3D, whose
             scores are the mean of class maps plus a bias; or a classifier of ours, with any pooling.
         images: ``(N, C, *S)``, prepared.
         target: from the model's output to logits ``(N, K)``; None for a tensor, or something with ``logits``.
@@ -159,7 +159,7 @@ def _check(model: nn.Module, images: Tensor, classes: Tensor | None) -> None:
     if images.ndim < 3 or not len(images):
         raise OptionError(f"images must be a batch (N, C, *S) of at least one, got {tuple(images.shape)}.")
     if any(part.training for part in model.modules()):
-        raise ModelError("the network is in training mode; give lesioncam.explanation.capture.private(model).")
+        raise ModelError("the network is in training mode; give lesioncam.explanation.twin.private(model).")
     if classes is not None and classes.shape != (len(images),):
         raise OptionError(f"classes must be one per image, ({len(images)},), got {tuple(classes.shape)}.")
 

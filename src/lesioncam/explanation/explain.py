@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.errors import ImageError, ModelError, OptionError
-from lesioncam.explanation.capture import Cut, NoPoolingError, Target, output_of, private, quiet, ready, scores_of, take
+from lesioncam.explanation.capture import Cut, NoPoolingError, Target, output_of, quiet, ready, scores_of, take
 from lesioncam.explanation.layers import Place, named
+from lesioncam.explanation.twin import private
 from lesioncam.functional.cam import FORMULAS, class_maps, eigencam
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lesioncam.data.preprocess import Prepares
 from lesioncam.errors import LesioncamError
 from lesioncam.explanation.cam import LAYERLESS, Padded, maps_are_logits
-from lesioncam.explanation.capture import Target, private, quiet, ready, scores_of
+from lesioncam.explanation.capture import Target, quiet, ready, scores_of
+from lesioncam.explanation.twin import private
 from lesioncam.explanation.explain import explain
 from lesioncam.explanation.receptive import Cells, measure_cells
 from lesioncam.inference.classifier import by_size, device_of

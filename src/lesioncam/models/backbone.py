@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.errors import ModelError
-from lesioncam.models.backbone3d import BUILDERS, build_trunk, load_foreign
+from lesioncam.models.backbone3d import BUILDERS, build_trunk
 from lesioncam.models.strides import thin_out
+from lesioncam.models.weights import fill_partly, first_line, read_weights
 from lesioncam.options.networks import BackboneConfig
 from lesioncam.runs.folder import RunFolder
 
@@ -198,7 +199,7 @@ def _build_3d(config: BackboneConfig, channels: int, weights: str) -> Backbone:
             "--weights FILE, or start from random weights with --weights none."
         )
     if weights != "none":
-        load_foreign(trunk, _read_state(weights), weights)
+        fill_partly(trunk, read_weights(weights), weights)
     return Backbone(trunk, width, config.stride, axes=3)
 
 
@@ -209,31 +210,9 @@ def _continued(backbone: Backbone, run: Path) -> Backbone:
         raise ModelError(
             f"weights {str(run)!r}: no model in this folder; give a run's folder, a file, 'hub' or 'none'."
         )
-    state = _read_state(str(weights))
-    own = {name: value for name, value in state.items() if name.startswith("backbone.")}
-    load_foreign(backbone, own, str(run), stem="backbone.")
+    own = {name: value for name, value in read_weights(weights).items() if name.startswith("backbone.")}
+    fill_partly(backbone, own, str(run), stem="backbone.")
     return backbone
-
-
-def _read_state(weights: str) -> dict[str, Any]:
-    """A state dict from a file; nothing in it is executed."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not Path(weights).is_file():
-        raise ModelError(f"weights {weights!r}: no such file. Give a file, a run's folder, or 'none'.")
-    try:
-        if weights.endswith(".safetensors"):
-            return load_file(weights)
-        found = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"weights {weights!r} cannot be read as tensors ({reason}).") from error
-    if not isinstance(found, dict):
-        raise ModelError(
-            f"weights {weights!r} hold a {type(found).__name__}, not a state dict; save model.state_dict()."
-        )
-    return found
 
 
 def _resolve(config: BackboneConfig) -> tuple[BackboneConfig, dict[str, Any]]:
@@ -324,9 +303,8 @@ def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[
             "and pass --weights FILE, or start from random weights with --weights none."
         ) from error
     except (KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"{name} cannot be built as a feature extractor with these options or weights: {text}"
+            f"{name} cannot be built as a feature extractor with these options or weights: {first_line(error)}"
         ) from error
 
 

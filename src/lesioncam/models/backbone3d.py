@@ -7,7 +7,6 @@ as in the networks MedicalNet was trained with, unless ``dilate=False`` keeps th
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,25 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lesioncam.errors import ModelError
 from lesioncam.lookup import find
 from lesioncam.models.strides import factor, thin_out
 from lesioncam.options.networks import BackboneConfig
 
-__all__ = ["BUILDERS", "STRIDES", "Parts", "build_trunk", "load_foreign"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["BUILDERS", "STRIDES", "Parts", "build_trunk"]
 
 STRIDES = (8, 16, 32)
-
-LEAST = 0.5
-"""Share of a network's numbers that a file must fill; with less it is another network's."""
-
-_DROPPED = ("conv_seg.", "fc.", "class_layers.", "last_linear.", "_fc.")
-"""Heads of other tasks in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +57,7 @@ def build_trunk(name: str, config: BackboneConfig, channels: int) -> tuple[nn.Se
         ModelError: for an unknown name, options MONAI refuses, or a stride that is not on offer.
 
     Example:
+        >>> import torch
         >>> trunk, width = build_trunk("resnet10", BackboneConfig(name="monai:resnet10", stage=2), 1)
         >>> trunk(torch.zeros(1, 1, 16, 24, 32)).shape, width
         (torch.Size([1, 128, 2, 3, 4]), 128)
@@ -196,63 +187,3 @@ BUILDERS: dict[str, Callable[[int, dict[str, Any]], Parts]] = {
     "efficientnet-b0": _efficientnet,
 }
 """Every 3D network, by the name behind ``monai:``."""
-
-
-# ---- weights of others -------------------------------------------------------------------------------------------
-
-
-def load_foreign(network: nn.Module, state: Mapping[str, Any], source: str, *, stem: str = "") -> None:
-    """Fill a network with whatever fits of a checkpoint, by name and shape.
-
-    Names may begin with ``module.`` (data parallel); heads of other tasks are passed over. Kernels for one input
-    channel serve several, shared out evenly, so that the features of a copied grey input stay the same. What fitted is
-    logged.
-
-    Args:
-        network: filled in place.
-        state: a state dict, or a dict that holds one as ``state_dict`` or ``model``.
-        source: for errors.
-        stem: what our own names begin with in the file.
-
-    Raises:
-        ModelError: if less than half of the network's numbers are in it.
-    """
-    held = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), Mapping)), state)
-    found = {_plain(key, stem): value for key, value in held.items() if isinstance(value, Tensor)}
-    own = network.state_dict()
-    fitting = {key: each for key, value in own.items() if (each := _fitted(found.get(key), value)) is not None}
-    counted = {key: value.numel() for key, value in own.items() if value.is_floating_point()}
-    share = sum(counted[key] for key in fitting if key in counted) / max(1, sum(counted.values()))
-    missing = [key for key in counted if key not in fitting]
-    unused = [key for key in found if key not in own and not key.startswith(_DROPPED)]
-    if share < LEAST:
-        named = f"{', '.join(missing[:3])} are missing or of another shape, {', '.join(unused[:3]) or 'nothing'} unused"
-        raise ModelError(
-            f"{source} fills {100 * share:.0f} % of this network ({named}); it is another network's. Choose the "
-            "backbone it was made for, or --weights none."
-        )
-    network.load_state_dict({**own, **fitting})
-    logger.info(
-        "%s fills %.1f %% of the network; %d of its entries keep random values (%s), %d of the file's are not used.",
-        source,
-        100 * share,
-        len(missing),
-        ", ".join(missing[:3]) or "none",
-        len(found) - len(fitting),
-    )
-
-
-def _plain(key: str, stem: str) -> str:
-    return key.removeprefix("module.").removeprefix(stem)
-
-
-def _fitted(found: Tensor | None, wanted: Tensor) -> Tensor | None:
-    """The tensor of the file where it fits; a kernel for one channel shared out over several."""
-    if found is None:
-        return None
-    if found.shape == wanted.shape:
-        return found.to(wanted.dtype)
-    inflates = found.ndim == wanted.ndim > 2 and found.shape[1] == 1
-    if inflates and found.shape[0] == wanted.shape[0] and found.shape[2:] == wanted.shape[2:]:
-        return torch.repeat_interleave(found.to(wanted.dtype), wanted.shape[1], dim=1) / wanted.shape[1]
-    return None

@@ -24,8 +24,9 @@ from lesioncam.lookup import find
 from lesioncam.measurement.calibrate import check_scores, settle
 from lesioncam.measurement.measure import table_roles
 from lesioncam.measurement.part import Part
-from lesioncam.models.adopted import TIMM, build_adopted, fill, read_weights, trust
+from lesioncam.models.adopted import TIMM, build_adopted, trust
 from lesioncam.models.checkpoint import TrainedClassifier, save_classifier
+from lesioncam.models.weights import fill, read_weights
 from lesioncam.options.base import validated
 from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.networks import AdoptConfig, BackboneConfig
