@@ -15,7 +15,7 @@ import torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 SECTIONS = (
-    *("start_up", "tables", "training_loop", "sweeps", "duplicates", "evaluation"),
+    *("start_up", "tables", "training_loop", "inference", "sweeps", "duplicates", "evaluation"),
     *("robustness", "explain", "mnist", "pooling"),
 )
 HEAD = (
