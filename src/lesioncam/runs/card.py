@@ -168,7 +168,18 @@ def _card_of(content: Mapping[str, Any]) -> Card:
     for name in ("thresholds", "decisions"):
         if fields[name] is not None:
             fields[name] = [fields[name][label] for label in fields["classes"]]
+    _require_memory(fields)
     return _adapter().validate_python({"kind": "adopted" if "adopted" in fields else "classifier", **fields})
+
+
+def _require_memory(fields: Mapping[str, Any]) -> None:
+    """Nothing that says whom the model has seen may be missing and pass for nobody."""
+    parts = [*(fields["thresholds"] or ()), *(fields["decisions"] or ()), *fields["chosen"]]
+    parts += filter(None, (fields["calibration"], fields["image_calibration"]))
+    missing = [name for name in ("trained_on", "roles", "key_mark") if name not in fields]
+    missing += ["tuned_on" for part in parts if "tuned_on" not in part]
+    if missing:
+        raise KeyError(missing[0])
 
 
 class _Trained(JsonFile):
