@@ -19,7 +19,6 @@ from lesioncam.functional.boxes import box_overlaps
 from lesioncam.functional.segmentation import dice_at_thresholds, overlap_counts
 from lesioncam.functional.sweep import box_sweep
 from lesioncam.models.checkpoint import load_classifier
-from lesioncam.runs.card import update_card
 from lesioncam.runs.folder import RunFolder
 from lesioncam.segmentation.threshold import THRESHOLDS, DiceSearch
 from lesioncam.types import Threshold
@@ -42,7 +41,7 @@ def test_d1_no_thresholds_of_the_test_set(toy_run, every_metric, tmp_path):
     run = shutil.copytree(toy_run, tmp_path / "run")
     test = frozenset(read_cases(run / "evaluate" / "test" / "cases.csv")["patient"].iloc[:1])
     card = load_classifier(run).card
-    update_card(RunFolder(run), thresholds=tuple(Threshold(t.value, "val", test) for t in card.thresholds))
+    RunFolder(run).update_card(thresholds=tuple(Threshold(t.value, "val", test) for t in card.thresholds))
     with pytest.raises(LesioncamError, match="chosen on 1 of these patients"):
         lc.evaluate(run, "test")
     assert {name for name in every_metric if "max_f1" in name} == {"oracle_max_f1"}

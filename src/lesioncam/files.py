@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from lesioncam.errors import RunError
 
-__all__ = ["read_json", "write_bytes", "write_json", "write_text", "write_with"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["read_arrays", "read_json", "write_arrays", "write_bytes", "write_json", "write_text", "write_with"]
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
@@ -71,3 +75,36 @@ def read_json(path: Path) -> Any:
         raise RunError(
             f"{path} is not readable as JSON ({error}); restore it or run again with --overwrite."
         ) from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write named arrays, compressed (``.npz``), whole or not at all."""
+    import numpy as np
+
+    return write_with(path, lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
+
+
+def read_arrays(
+    path: Path, needed: Sequence[str] = (), *, what: str = "arrays", remedy: str = "evaluate again"
+) -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        needed: names that it must hold.
+        what: it should hold, for the error.
+        remedy: what to do, for the error.
+
+    Raises:
+        RunError: if it is missing, broken, or lacks a name.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        if missing := [name for name in needed if name not in arrays]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (OSError, EOFError, ValueError, AttributeError, BadZipFile) as error:
+        raise RunError(f"{path} cannot be read as {what} ({error}); {remedy}.") from error
+    return arrays

@@ -10,7 +10,7 @@ from lesioncam.explanation.explain import METHODS
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import ClassifierCard
 
 FAST = {
     "rise": {"masks": 20, "cells": 4},
@@ -29,7 +29,7 @@ def classifier_of(axes=2, **options):
     network = build_classifier(config, 3)
     with torch.no_grad():
         network.head.weight.normal_(generator=torch.Generator().manual_seed(1))
-    return TrainedClassifier(network, ModelCard(("a", "b", "c"), config)).eval()
+    return TrainedClassifier(network, ClassifierCard(("a", "b", "c"), config)).eval()
 
 
 def samples_of(classifier, shapes):
@@ -115,7 +115,7 @@ def made(air):
     network = build_classifier(config, 1).eval()
     with torch.no_grad():  # hot where it is dark: the trap
         network.head.weight.normal_(generator=torch.Generator().manual_seed(3))
-    card = ModelCard(("mass",), config)
+    card = ClassifierCard(("mass",), config)
     return TrainedClassifier(network, card)
 
 

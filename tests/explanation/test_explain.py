@@ -10,7 +10,7 @@ from lesioncam.errors import ModelError, OptionError
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import ClassifierCard
 from lesioncam.types import Heatmaps
 
 
@@ -115,7 +115,7 @@ def test_our_own_class_maps_pool_to_the_logits(pooling):
 
 def test_a_trained_classifier_knows_where_its_cells_look():
     config = make_config(backbone="slim,channels=[8,8,16,16],stem_width=8")
-    trained = TrainedClassifier(build_classifier(config, 1), ModelCard(("mass",), config, origin=(0.0, 0.0)))
+    trained = TrainedClassifier(build_classifier(config, 1), ClassifierCard(("mass",), config, origin=(0.0, 0.0)))
     x = torch.rand(1, config.preprocess.channels, 64, 48)
     for method in ("cam", "gradcam"):
         assert lc.explain(trained, x, method).origin == (0.0, 0.0)

@@ -25,7 +25,7 @@ from lesioncam.models.checkpoint import TrainedClassifier, save_classifier
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.run import make_config
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import ClassifierCard
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample, Threshold
 
@@ -50,7 +50,7 @@ def classifier(network=None, *, classes=("dot",), thresholds=(0.5,), options=Non
     config = make_config(**{"size": 64, "crop": False, **(options or {})})
     chosen = tuple(Threshold(value, "val", frozenset({f"p{value}"})) for value in thresholds)
     card = {"thresholds": chosen, "decisions": chosen, **card}
-    return TrainedClassifier(network or Bright((4.0,) * len(classes)), ModelCard(classes, config, **card)).eval()
+    return TrainedClassifier(network or Bright((4.0,) * len(classes)), ClassifierCard(classes, config, **card)).eval()
 
 
 def look_once(model, image, **asked):
@@ -205,7 +205,7 @@ def test_thresholds_are_means_and_say_so():
 
 
 def without_thresholds():
-    return TrainedClassifier(Bright(), ModelCard(("dot",), make_config(size=64, crop=False))).eval()
+    return TrainedClassifier(Bright(), ClassifierCard(("dot",), make_config(size=64, crop=False))).eval()
 
 
 def test_each_member_prepares_and_calibrates_its_own_way():
@@ -284,7 +284,7 @@ def runs(tmp_path_factory):
         options = {"size": 32 + 32 * seed, "backbone": "slim,channels=[8,8,16,16],stem_width=8", "crop": False}
         config = make_config(seed=seed, **options)
         chosen = tuple(Threshold(0.49 + 0.01 * seed + 0.002 * k, "val") for k in range(2))
-        card = ModelCard(("dot", "bar"), config, thresholds=chosen, decisions=chosen)
+        card = ClassifierCard(("dot", "bar"), config, thresholds=chosen, decisions=chosen)
         save_classifier(place, build_classifier(config, 2), card)
         write_json(place.state, {"state": "done", "step": "report"})
         folders.append(place.root)

@@ -20,7 +20,7 @@ from lesioncam.models.classifier import build_classifier
 from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.networks import AdoptConfig
 from lesioncam.options.run import make_config
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import AdoptedCard, ClassifierCard
 from lesioncam.types import Calibration, Exam, Heatmap, Threshold
 
 CHOSEN = (Threshold(0.4, "val"), Threshold(0.6, "val"))
@@ -31,7 +31,7 @@ def classifier() -> TrainedClassifier:
     """Random weights, but real ones: normalisation and padding matter to what comes out."""
     config = make_config(size=64, backbone="slim,channels=[8,8,16,16],stem_width=8", seed=3)
     network = build_classifier(config, 2)
-    card = ModelCard(("dot", "bar"), config, thresholds=CHOSEN, decisions=CHOSEN, origin=(0.0, 0.0))
+    card = ClassifierCard(("dot", "bar"), config, thresholds=CHOSEN, decisions=CHOSEN, origin=(0.0, 0.0))
     return TrainedClassifier(network, card).eval()
 
 
@@ -97,7 +97,7 @@ def test_several_pictures_are_refused_by_what_looks_at_one(classifier):
 
 
 def test_thresholds_of_validation_must_be_there(classifier):
-    bare = TrainedClassifier(classifier.network, ModelCard(("dot", "bar"), classifier.card.config)).eval()
+    bare = TrainedClassifier(classifier.network, ClassifierCard(("dot", "bar"), classifier.card.config)).eval()
     exam = open_exam(pictures(1)[0])
     with pytest.raises(RunError, match="no thresholds yet"):
         list(look(ClassifierSubject(bare), [exam]))
@@ -142,7 +142,7 @@ def test_an_explainer_and_an_adopted_run_draw_the_same_map():
     """A crop of half the image, so that what lies outside counts; the network is the same, the ways meet."""
     network = Mean().eval()
     prepare = ResizeCropConfig(size=(32, 32), crop_pct=0.5)
-    card = ModelCard(
+    card = AdoptedCard(
         ("dot", "bar"),
         make_config(map="gradcam"),
         thresholds=CHOSEN,

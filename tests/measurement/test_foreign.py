@@ -9,7 +9,7 @@ from lesioncam.errors import GeometryError, RunError, TableError
 from lesioncam.inference.look import look
 from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject, foreign_scale
 from lesioncam.options.run import RunConfig
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import ClassifierCard
 from lesioncam.types import Calibration, Exam, Record, Threshold, Validation
 
 CLASSES = ("mass", "ring")
@@ -112,7 +112,7 @@ def subject(maps, **changes):
     line = ((0.0, 1.0), (0.0, 1.0))
     scale = Calibration((1.0, 1.0), (0.0, 0.0), "val", (line, line))
     given = {"calibration": scale, "thresholds": (Threshold(0.5, "val"),) * 2} | changes
-    return ForeignSubject(maps, ModelCard(CLASSES, RunConfig(), **given), "theirs")
+    return ForeignSubject(maps, ClassifierCard(CLASSES, RunConfig(), **given), "theirs")
 
 
 def result_of(subject, pixels):

@@ -17,7 +17,6 @@ from lesioncam.evaluation.choose import choose_best, choose_ensemble
 from lesioncam.evaluation.protocol import patient_digest
 from lesioncam.files import read_json
 from lesioncam.models.checkpoint import load_classifier
-from lesioncam.runs.card import update_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.types import Calibration, Chosen, Threshold, Validation
 
@@ -119,9 +118,9 @@ def test_a_threshold_fitted_on_test(run, people):
         seen = some(people, seed)
         card = load_classifier(run).card
         name = ("thresholds", "decisions")[seed % 2]
-        update_card(RunFolder(run), **{name: (Threshold(0.4, "val", seen), *getattr(card, name)[1:])})
+        RunFolder(run).update_card(**{name: (Threshold(0.4, "val", seen), *getattr(card, name)[1:])})
         assert refused(run, f"chosen on {len(seen)} of these patients")
-        update_card(RunFolder(run), **{name: getattr(card, name)})
+        RunFolder(run).update_card(**{name: getattr(card, name)})
 
 
 def test_a_calibration_fitted_on_test(run, people):
@@ -130,9 +129,9 @@ def test_a_calibration_fitted_on_test(run, people):
         kind = ("temperature", "platt", "isotonic")[seed % 3]
         name = ("calibration", "image_calibration")[seed % 2]
         before = getattr(load_classifier(run).card, name)
-        update_card(RunFolder(run), **{name: Calibration((1.0, 1.0), (0.0, 0.0), "val", (), seen, kind)})
+        RunFolder(run).update_card(**{name: Calibration((1.0, 1.0), (0.0, 0.0), "val", (), seen, kind)})
         assert refused(run, f"{kind} calibration was chosen on {len(seen)}")
-        update_card(RunFolder(run), **{name: before})
+        RunFolder(run).update_card(**{name: before})
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "ensemble"])
@@ -140,9 +139,9 @@ def test_a_checkpoint_or_an_ensemble_chosen_on_test(run, people, what):
     before = load_classifier(run).card.chosen
     for seed in range(TRIALS):
         seen = some(people, seed)
-        update_card(RunFolder(run), chosen=(*before, Chosen(what, "b", seen)))
+        RunFolder(run).update_card(chosen=(*before, Chosen(what, "b", seen)))
         assert refused(run, f"{what} 'b' was chosen on {len(seen)}")
-        update_card(RunFolder(run), chosen=before)
+        RunFolder(run).update_card(chosen=before)
 
 
 def test_choosing_functions_do_not_take_test_records(people):
@@ -172,7 +171,7 @@ def test_a_reloaded_model_json(run, people):
         content["thresholds"]["dot"]["tuned_on"] = len(content["patients"]) - 1
         path.write_text(json.dumps(content))
         card = load_classifier(run).card
-        update_card(RunFolder(run), training=dict(card.training))  # written again by the program itself
+        RunFolder(run).update_card(training=card.training)  # written again by the program itself
         assert refused(run, f"chosen on {len(seen)} of these patients")
         path.write_bytes(kept)
         secret = (run / "log" / "key").read_bytes()
@@ -207,9 +206,9 @@ def test_the_weights_remember_whom_they_were_trained_on(run, people):
     card = load_classifier(run).card
     for seed in range(TRIALS):
         seen = some(people, seed)
-        update_card(RunFolder(run), trained_on=card.trained_on | seen)
+        RunFolder(run).update_card(trained_on=card.trained_on | seen)
         assert refused(run, f"trained on {len(seen)} of the patients")
-        update_card(RunFolder(run), trained_on=card.trained_on)
+        RunFolder(run).update_card(trained_on=card.trained_on)
 
 
 def test_a_patient_is_known_by_name_and_secret(run, people):

@@ -27,7 +27,7 @@ from lesioncam.options.poolings import (
     parse_pooling,
 )
 from lesioncam.options.run import RunConfig, make_config
-from lesioncam.runs.card import ModelCard, update_card
+from lesioncam.runs.card import ClassifierCard
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Calibration, Sample, Threshold
 
@@ -139,7 +139,7 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_the_users_random_state
 @pytest.fixture
 def saved(tmp_path):
     net = build_classifier(RunConfig(), 2).eval()
-    card = ModelCard(("mass", "ring"), RunConfig(), exclusive=True, origin=(0.0, 0.0))
+    card = ClassifierCard(("mass", "ring"), RunConfig(), exclusive=True, origin=(0.0, 0.0))
     save_classifier(RunFolder(tmp_path), net, card)
     return tmp_path, net
 
@@ -147,8 +147,8 @@ def saved(tmp_path):
 def test_a_checkpoint_comes_back_equal(saved):
     folder, net = saved
     chosen = (Threshold(0.25, "val", frozenset({"ab", "cd"})), Threshold(0.5))
-    card = update_card(
-        RunFolder(folder), thresholds=chosen, decisions=chosen[::-1], calibration=Calibration.of_classifier(2)
+    card = RunFolder(folder).update_card(
+        thresholds=chosen, decisions=chosen[::-1], calibration=Calibration.of_classifier(2)
     )
     loaded = load_classifier(folder)
     assert loaded.card == card
@@ -168,7 +168,7 @@ def test_the_card_names_no_place_of_the_users_machine(tmp_path):
             "cache": "/home/someone/c",
         }
     )
-    save_classifier(RunFolder(tmp_path), build_classifier(RunConfig(), 1), ModelCard(("m",), config))
+    save_classifier(RunFolder(tmp_path), build_classifier(RunConfig(), 1), ClassifierCard(("m",), config))
     assert "someone" not in (tmp_path / "model" / "model.json").read_text()
 
 
@@ -305,7 +305,9 @@ def test_poolings_with_weights_come_back_from_a_run(tmp_path, text):
     with torch.no_grad():
         for parameter in net.pool.parameters():
             parameter.add_(1.0)
-    save_classifier(RunFolder(tmp_path), net, ModelCard(("mass", "ring"), config, exclusive=True, origin=(0.0, 0.0)))
+    save_classifier(
+        RunFolder(tmp_path), net, ClassifierCard(("mass", "ring"), config, exclusive=True, origin=(0.0, 0.0))
+    )
     images, valid = batch()
     loaded = load_classifier(tmp_path)
     with torch.no_grad():
@@ -324,7 +326,7 @@ def test_a_users_own_module_comes_back_from_a_run(tmp_path):
 
     config = make_config(backbone=TINY, pooling=CustomPool(name="own"))
     net = build_classifier(config, 1, own_pool=Own(3.0)).eval()
-    save_classifier(RunFolder(tmp_path), net, ModelCard(("mass",), config))
+    save_classifier(RunFolder(tmp_path), net, ClassifierCard(("mass",), config))
     mine = Own(1.0)
     with torch.no_grad():
         assert torch.equal(load_classifier(tmp_path, pooling=mine)(batch()[0]).logits, net(batch()[0]).logits)
@@ -368,6 +370,6 @@ def test_what_a_user_sees_of_acam_are_its_attentional_maps():
             mean = (out.maps * out.valid).sum((2, 3)) / out.valid.sum((2, 3))
             torch.testing.assert_close(mean, out.logits)
         sample = Sample(images[0].numpy(), valid[0, 0].numpy(), Geometry.letterbox((64, 64), (64, 64)))
-        heatmap = cam(TrainedClassifier(net, ModelCard(("mass", "ring"), config)).eval(), sample).heatmap
+        heatmap = cam(TrainedClassifier(net, ClassifierCard(("mass", "ring"), config)).eval(), sample).heatmap
         np.testing.assert_allclose(heatmap.raw, out.maps[0].detach().numpy(), rtol=1e-5, atol=1e-6)
         assert (heatmap.calibration is None) == (combine != "mean")

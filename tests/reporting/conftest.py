@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lesioncam.geometry import Geometry
+from lesioncam.runs.arrays import CaseArrays, CasePicture
+
 GROUPS = ("missed", "false_alarm", "worst", "median", "best", "healthy")
 CONTROLS = ("random_map", "centre_prior", "mean_mask")
 NAN = float("nan")
@@ -90,16 +93,17 @@ def write_gallery(made: Made, folder: Path) -> list[dict[str, object]]:
         masks, name = maps >= 0.4, made.name.format(i)
         k, file = made.classes.index(label), f"{i:03d}.npz"
         overlap = (masks[k] & truth).sum() * 2 / max(1, masks[k].sum() + truth.sum())
-        (folder / "arrays").mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            folder / "arrays" / file,
+        drawn = CasePicture(
             image=image,
+            shown=made.classes,
             probability=maps.astype(np.float16),
             masks=masks,
             truth=np.stack([truth & (c == label) for c in made.classes]),
             truth_known=np.full(len(made.classes), made.masks or not sick),
-            classes=np.array(made.classes),
         )
+        geometry = Geometry.letterbox(made.size, made.size)
+        raw = maps.astype(np.float32)
+        CaseArrays(made.classes, raw.max(axis=(1, 2)), raw, geometry, drawn).write(folder / "arrays" / file)
         reason = {"missed": "score below its threshold", "healthy": "no finding in the table"}.get(group, "")
         lines.append({"image": name, "class": label, "group": group, "reason": reason, "file": file})
         for c, other in enumerate(made.classes):

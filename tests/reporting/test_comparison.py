@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -25,7 +24,10 @@ from lesioncam.reporting.comparison.compared import pairs_of, read_compared, rep
 from lesioncam.reporting.comparison.comparison import compare_runs, latex_table
 from lesioncam.reporting.comparison.side_by_side import TITLES, Maps, lineups, mask_agreement, pick_cases, sampled_masks
 from lesioncam.reporting.figures.comparison_figures import difference_plots, value_plots
+from lesioncam.runs.arrays import CaseArrays, CasePicture
+from lesioncam.runs.card import ClassifierCard, MapsCard, TrainingRecord, write_card
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.gallery import Shown, write_gallery
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
@@ -100,48 +102,42 @@ def write_run(root: Path, fake: Fake = Fake()) -> Path:
     """A run folder without weights, with the files a comparison reads."""
     folder = RunFolder(root)
     place = folder.evaluation(fake.split)
-    (place / "arrays").mkdir(parents=True)
     rows, shown = [], []
     for i in fake.images:
         result, truth = result_of(fake, i), truth_of(fake, i)
         rows += case_rows(result, truth)
-        name = f"slice-{hashlib.sha256(result.id.encode()).hexdigest()[:8]}.npz"
         kept = i - fake.images.start < fake.kept
-        np.savez_compressed(place / "arrays" / name, **arrays_of(fake, i, result, kept=kept))
-        shown += [{"image": result.id, "class": "mass", "group": "best", "reason": "", "file": name}] if kept else []
+        path = folder.arrays(fake.split, result.id)
+        CaseArrays.of(result, picture_of(fake, i, result) if kept else None).write(path)
+        shown += [Shown(result.id, "mass", "best", "", path.name)] if kept else []
     write_cases(place / "cases.csv", rows)
-    with (place / "gallery.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["image", "class", "group", "reason", "file"])
-        writer.writeheader()
-        writer.writerows(shown)
+    write_gallery(place / "gallery.csv", shown)
     write_facts(folder, fake)
     return root
 
 
-def arrays_of(fake: Fake, i: int, result: CaseResult, *, kept: bool) -> dict[str, np.ndarray]:
+def picture_of(fake: Fake, i: int, result: CaseResult) -> CasePicture:
     picture, masks, _ = world(i)
-    geometry = result.heatmap.geometry
-    arrays = {"raw": result.heatmap.raw, "logits": result.logits, "classes": np.array(result.classes),
-              "native": np.array(geometry.native), "crop": np.array(geometry.crop)}  # fmt: skip
-    if kept:
-        arrays |= {
-            "image": np.stack([picture] * 3, -1) if fake.colour else picture,
-            "probability": result.heatmap.probability().astype(np.float16),
-            "masks": result.segmentation.masks,
-            "truth": masks[: len(fake.classes)],
-            "truth_known": np.ones(len(fake.classes), bool),
-        }
-    return arrays
+    return CasePicture(
+        image=np.stack([picture] * 3, -1) if fake.colour else picture,
+        shown=fake.classes,
+        probability=result.heatmap.probability().astype(np.float16),
+        masks=result.segmentation.masks,
+        truth=masks[: len(fake.classes)],
+        truth_known=np.ones(len(fake.classes), bool),
+    )
 
 
 def write_facts(folder: RunFolder, fake: Fake) -> None:
     config = make_config(RunConfig(), seed=fake.seed, size=32, images=Path(SECRET) / "png", **fake.options)
     write_text(folder.config, yaml.safe_dump(config.model_dump(mode="json")))
     scale = SCALE(len(fake.classes))
-    card = {"calibration": {"scale": list(scale.scale), "offset": list(scale.offset), "knots": []},
-            "origin": None if fake.foreign else [3.5, 3.5],
-            "training": {"best_epoch": 7, "epochs": 9, "images": 100, "interrupted": False}}  # fmt: skip
-    write_json(folder.maps if fake.foreign else folder.model, {"card": card} if fake.foreign else card)
+    if fake.foreign:
+        write_card(folder.maps, MapsCard(fake.classes, config, calibration=scale, method="theirs"))
+    else:
+        training = TrainingRecord(best_epoch=7, epochs=9, images=100, interrupted=False)
+        card = ClassifierCard(fake.classes, config, calibration=scale, origin=(3.5, 3.5), training=training)
+        write_card(folder.model, card)
     write_json(folder.state, {"state": "done", "step": "report"})
     write_json(folder.provenance, {
         "version": "0.1.0", "command": f"lesioncam run {SECRET}/brain.csv", "seed": fake.seed, "hardware": "2 cores",

@@ -230,7 +230,7 @@ def test_every_loss_learns_the_toy(toy, quick, tmp_path, loss):
 def test_the_epoch_with_the_lowest_loss_is_kept_where_it_is_asked_for(toy, quick, tmp_path):
     lc.train(toy, tmp_path / "run", **{**quick, "epochs": 4}, select="loss", learning_rate=0.1, schedule="constant")
     history = pd.read_csv(tmp_path / "run" / "log" / "history.csv")
-    kept = lc.load(tmp_path / "run").card.training["best_epoch"]
+    kept = lc.load(tmp_path / "run").card.training.best_epoch
     assert kept == history["val_loss"].argmin()
 
 

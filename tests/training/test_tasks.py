@@ -117,7 +117,7 @@ def test_grades_are_measured_by_kappa_everywhere(ordinal):
 def test_the_epoch_with_the_best_kappa_is_kept(ordinal):
     history = pd.read_csv(ordinal.folder / "log" / "history.csv")
     ranking = history["val_kappa"] - 1e-4 * history["val_loss"]
-    assert ordinal.classifier().card.training["best_epoch"] == ranking.argmax()
+    assert ordinal.classifier().card.training.best_epoch == ranking.argmax()
 
 
 def test_all_metrics_hold_kappa_once(ordinal):

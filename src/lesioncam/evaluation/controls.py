@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy.special import expit
 
-from lesioncam.errors import RunError
-from lesioncam.files import write_with
+from lesioncam.files import read_arrays, write_arrays
 from lesioncam.functional.boxes import component_boxes
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.geometry import resize
@@ -90,10 +88,7 @@ class MeanMask:
 
     def save(self, path: Path) -> Path:
         """Write an ``.npz`` whole or not at all."""
-        names = np.array(self.classes)
-        return write_with(
-            path, lambda part: np.savez_compressed(part, classes=names, total=self.total, images=self.images)
-        )
+        return write_arrays(path, {"classes": np.array(self.classes), "total": self.total, "images": self.images})
 
     @classmethod
     def load(cls, path: Path) -> MeanMask:
@@ -102,12 +97,10 @@ class MeanMask:
         Raises:
             RunError: if the file is missing or is something else.
         """
-        try:
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
-                masks = cls([str(name) for name in content["classes"]], content["total"].ndim - 1)
-                masks.total, masks.images = content["total"], content["images"]
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-            raise RunError(f"{path} holds no mean masks ({error}); calibrate or run again.") from error
+        names = ("classes", "total", "images")
+        content = read_arrays(path, names, what="mean masks", remedy="calibrate or run again")
+        masks = cls([str(name) for name in content["classes"]], content["total"].ndim - 1)
+        masks.total, masks.images = content["total"], content["images"]
         return masks
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ from lesioncam.evaluation.summary import (
     patient_draws,
     per_class,
 )
-from lesioncam.files import write_with
+from lesioncam.files import read_arrays, write_arrays, write_with
 from lesioncam.functional.boxes import box_iou, inside_boxes
 from lesioncam.functional.localisation import (
     FALSE_POSITIVES,
@@ -203,7 +202,7 @@ class ExtendedCases:
                 frame[name] = frame[name].astype("Int64")
         arrays = keys | {"thresholds": THRESHOLDS} | self.sweeps()._asdict()
         write_with(folder / "extended.csv", lambda part: frame.to_csv(part, index=False, lineterminator="\n"))
-        write_with(folder / "sweeps.npz", lambda part: np.savez_compressed(part, **arrays))  # type: ignore[arg-type]
+        write_arrays(folder / "sweeps.npz", arrays)
         return folder
 
 
@@ -217,15 +216,14 @@ def read_extended(folder: Path) -> tuple[pd.DataFrame, Sweeps]:
         frame = pd.read_csv(folder / "extended.csv", dtype=str, keep_default_na=False)
         if missing := [name for name in EXTENDED if name not in frame.columns]:
             raise ValueError(f"extended.csv lacks the columns {', '.join(missing)}")
-        with (folder / "sweeps.npz").open("rb") as handle, np.load(handle, allow_pickle=False) as content:
-            sweeps = Sweeps(*(content[name] for name in Sweeps._fields))
-            same = all(np.array_equal(content[name], frame[name].to_numpy(dtype=str)) for name in KEYS)
-        if not same:
+        content = read_arrays(folder / "sweeps.npz", (*Sweeps._fields, *KEYS))
+        if not all(np.array_equal(content[name], frame[name].to_numpy(dtype=str)) for name in KEYS):
             raise ValueError("extended.csv and sweeps.npz have different rows")
+        sweeps = Sweeps(*(content[name] for name in Sweeps._fields))
         return frame.assign(
             **{name: _numbers(frame[name]) for name, kind in EXTENDED.items() if kind != "text"}
         ), sweeps
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+    except (OSError, ValueError, RunError) as error:
         raise RunError(f"{folder} holds no extended measures ({error}); evaluate again with --metrics all.") from error
 
 

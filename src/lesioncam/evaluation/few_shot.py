@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from scipy.special import expit
 
-from lesioncam.errors import RunError
-from lesioncam.files import write_with
+from lesioncam.files import read_arrays, write_arrays
 
 __all__ = ["FewShotFit", "FewShotHead"]
 
@@ -43,7 +41,7 @@ class FewShotHead:
 
     def save(self, path: Path) -> Path:
         """Write an ``.npz`` whole or not at all."""
-        return write_with(path, lambda part: np.savez_compressed(part, weight=self.weight, bias=self.bias))
+        return write_arrays(path, {"weight": self.weight, "bias": self.bias})
 
     @classmethod
     def load(cls, path: Path) -> FewShotHead:
@@ -52,11 +50,9 @@ class FewShotHead:
         Raises:
             RunError: if the file is missing or is something else.
         """
-        try:
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
-                return cls(content["weight"], content["bias"])
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-            raise RunError(f"{path} holds no few-shot head ({error}); calibrate or run again.") from error
+        names = ("weight", "bias")
+        content = read_arrays(path, names, what="a few-shot head", remedy="calibrate or run again")
+        return cls(*(content[name] for name in names))
 
 
 class FewShotFit:

@@ -18,7 +18,7 @@ from lesioncam.models.backbone import memory_format
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier, shrink_valid
 from lesioncam.options.poolings import AcamPool
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
 __all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explain_samples", "explained", "maps_are_logits"]
@@ -88,13 +88,14 @@ def explain_samples(
     Example:
         >>> from lesioncam.models.classifier import build_classifier
         >>> from lesioncam.options.run import make_config
+        >>> from lesioncam.runs.card import ClassifierCard
         >>> config = make_config(backbone="slim,channels=[8,8,16,16],stem_width=8", size=64)
-        >>> classifier = TrainedClassifier(build_classifier(config, 1), ModelCard(("mass",), config)).eval()
+        >>> classifier = TrainedClassifier(build_classifier(config, 1), ClassifierCard(("mass",), config)).eval()
         >>> samples = [classifier.preprocess(np.random.default_rng(i).random((50, 60))) for i in range(3)]
         >>> [each.heatmap.raw.shape for each in explain_samples(classifier, samples)]
         [(1, 8, 8), (1, 8, 8), (1, 8, 8)]
     """
-    if method == "cam" and classifier.card.adopted is None:
+    if method == "cam" and not isinstance(classifier.card, AdoptedCard):
         return _class_maps(classifier, samples) if samples else []
     batches = [samples] if method in _ONE_PASS else [[sample] for sample in samples]
     return [each for batch in batches if batch for each in _explained(classifier, batch, method, options)]
@@ -138,7 +139,7 @@ def _explained(
     images, valid = _on_device(classifier, samples)
     if isinstance(model, Classifier):
         model = Padded(model, valid)
-    layer = None if card.adopted is None or method in LAYERLESS else card.adopted.layer
+    layer = card.adopted.layer if isinstance(card, AdoptedCard) and method not in LAYERLESS else None
     maps = explain(model, images, method, layer, **(options or {}))
     logits, raw = maps.scores.cpu().numpy(), maps.raw.cpu().numpy()
     return [
@@ -158,7 +159,7 @@ def _on_device(classifier: TrainedClassifier, samples: Sequence[Sample]) -> tupl
 def _heatmap(classifier: TrainedClassifier, raw: np.ndarray, sample: Sample, method: str, layer: str) -> Heatmap:
     """One image's maps with their way home and their scale."""
     card = classifier.card
-    if card.adopted is None and card.config.preprocess.air == "padding":
+    if not isinstance(card, AdoptedCard) and card.config.preprocess.air == "padding":
         raw = _without_air(raw, sample)
     over_pixels = raw.shape[1:] == sample.image.shape[1:]
     origin = None if over_pixels else card.origin
@@ -196,13 +197,14 @@ def maps_are_logits(card: ModelCard, method: str) -> bool:
     Example:
         >>> from lesioncam.options.poolings import AcamPool
         >>> from lesioncam.options.run import RunConfig
-        >>> cards = [ModelCard(("mass",), RunConfig(pooling=AcamPool(combine=way))) for way in ("mean", "product")]
+        >>> from lesioncam.runs.card import ClassifierCard
+        >>> cards = [ClassifierCard(("mass",), RunConfig(pooling=AcamPool(combine=way))) for way in ("mean", "product")]
         >>> [maps_are_logits(card, "cam") for card in cards]
         [True, False]
     """
     pooling = card.config.pooling
-    sharpened = card.adopted is None and isinstance(pooling, AcamPool) and pooling.combine != "mean"
-    return method == "cam" and not sharpened
+    own = not isinstance(card, AdoptedCard)
+    return method == "cam" and not (own and isinstance(pooling, AcamPool) and pooling.combine != "mean")
 
 
 Method = Callable[[TrainedClassifier, Sample], Explained]

@@ -187,10 +187,10 @@ def randomised(classifier: TrainedClassifier, seed: int = 0) -> TrainedClassifie
 
     Example:
         >>> from lesioncam.options.run import make_config
-        >>> from lesioncam.runs.card import ModelCard
+        >>> from lesioncam.runs.card import ClassifierCard
         >>> from lesioncam.models.classifier import build_classifier
         >>> config = make_config(backbone="slim,channels=[8,8,16,16],stem_width=8")
-        >>> trained = TrainedClassifier(build_classifier(config, 1), ModelCard(("mass",), config))
+        >>> trained = TrainedClassifier(build_classifier(config, 1), ClassifierCard(("mass",), config))
         >>> fresh = randomised(trained)
         >>> bool(torch.equal(fresh.network.head.weight, trained.network.head.weight))
         False

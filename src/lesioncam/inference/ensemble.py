@@ -28,9 +28,8 @@ from lesioncam.inference.subject import Answer, Subject
 from lesioncam.inference.views import VIEWS, View, make_views
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.runs.folder import RunFolder
-from lesioncam.runs.provenance import Provenance
 from lesioncam.types import Calibration, Exam, Heatmap, Threshold
 
 __all__ = ["Ensemble", "average_views", "gather"]
@@ -271,14 +270,14 @@ def _identity(count: int) -> Calibration:
 
 
 def _about(member: TrainedClassifier, place: Path | None) -> dict[str, Any]:
-    card = member.card
-    config = card.config
+    card, config = member.card, member.card.config
+    adopted = card.adopted if isinstance(card, AdoptedCard) else None
     about: dict[str, Any] = {
         "run": None if place is None else place.resolve().name,
         "classes": list(member.classes),
-        "backbone": config.backbone.name if card.adopted is None else card.adopted.model,
-        "pooling": config.pooling.model_dump(mode="json") if card.adopted is None else None,
-        "size": config.preprocess.size if card.adopted is None else list(card.adopted.prepare.size),
+        "backbone": config.backbone.name if adopted is None else adopted.model,
+        "pooling": config.pooling.model_dump(mode="json") if adopted is None else None,
+        "size": config.preprocess.size if adopted is None else list(adopted.prepare.size),
         "seed": config.seed,
         "map": config.map,
         "map_calibration": None if card.calibration is None else card.calibration.kind,
@@ -290,7 +289,7 @@ def _about(member: TrainedClassifier, place: Path | None) -> dict[str, Any]:
         folder = RunFolder(place)
         about["weights_sha256"] = hashlib.sha256(folder.weights.read_bytes()).hexdigest()
         if folder.provenance.is_file():
-            made = Provenance.read(folder.provenance)
+            made = folder.read_provenance()
             about["made"] = made.model_dump(include={"version", "created", "table_digest"})
     return about
 

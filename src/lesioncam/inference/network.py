@@ -24,7 +24,7 @@ from lesioncam.inference.subject import Answer, Subject
 from lesioncam.models.adopted import head_classes
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, Exam, Heatmap, Heatmaps, Sample
 
 __all__ = ["NetworkSubject"]
@@ -124,9 +124,9 @@ class NetworkSubject(Subject):
 
     def _layer(self) -> str | nn.Module | None:
         """What the user chose, here or when the network was adopted."""
-        if self.layer is not None or self.card.adopted is None or self.method in LAYERLESS:
-            return self.layer
-        return self.card.adopted.layer
+        if self.layer is None and isinstance(self.card, AdoptedCard) and self.method not in LAYERLESS:
+            return self.card.adopted.layer
+        return self.layer
 
     def _scale(self, method: str) -> Calibration | None:
         if self.calibration is not None:

@@ -23,7 +23,7 @@ from lesioncam.measurement.part import Part, Seen
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
 from lesioncam.options.run import RunConfig
 from lesioncam.progress import Progress, silent
-from lesioncam.runs.card import ModelCard, update_card
+from lesioncam.runs.card import ModelCard
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 from lesioncam.segmentation.threshold import DEFAULT, THRESHOLDS, DiceSearch, decision_threshold, fitted_thresholds
@@ -75,8 +75,7 @@ def calibrate(
 
     part = Part(run_table(folder).split("val"), rebuild(classifier.card), run_key(folder))
     card = settle(folder, part, rebuild, progress)
-    update_card(
-        folder,
+    folder.update_card(
         thresholds=card.thresholds,
         decisions=card.decisions,
         calibration=card.calibration,

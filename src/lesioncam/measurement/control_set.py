@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from lesioncam.data.preprocess import display_image
 from lesioncam.evaluation.controls import CONTROLS, STILL, ControlMap, Cut, MeanMask, Scene
 from lesioncam.evaluation.few_shot import FewShotHead
-from lesioncam.files import read_json, write_json
+from lesioncam.files import write_json
 from lesioncam.measurement.part import Seen
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.json_file import read_as
+from lesioncam.runs.summary import MapThreshold
 from lesioncam.types import Heatmap, Threshold
 
 __all__ = ["ControlSet"]
+
+_THRESHOLDS = TypeAdapter(dict[str, tuple[MapThreshold, ...]])
+"""The content of ``controls.json``: control -> K thresholds."""
 
 _SIZES = 3
 """Of so many image sizes at a time the still maps are kept."""
@@ -83,28 +88,23 @@ class ControlSet:
 
     def save(self, folder: RunFolder, thresholds: dict[str, tuple[Threshold, ...]]) -> None:
         """Write everything beside the evaluations."""
-        self.means.save(_place(folder, "controls.npz"))
+        self.means.save(folder.mean_masks)
         if self.head is not None:
-            self.head.save(_place(folder, "few_shot.npz"))
+            self.head.save(folder.few_shot)
         else:
-            _place(folder, "few_shot.npz").unlink(missing_ok=True)
-        chosen = {name: [{"value": t.value, "source": t.source} for t in each] for name, each in thresholds.items()}
-        write_json(_place(folder, "controls.json"), chosen)
+            folder.few_shot.unlink(missing_ok=True)
+        chosen = {name: tuple(MapThreshold(t.value, t.source) for t in each) for name, each in thresholds.items()}
+        write_json(folder.controls, _THRESHOLDS.dump_python(chosen))
 
     @classmethod
     def load(cls, folder: RunFolder, seed: int) -> ControlSet:
         """Read it back; without thresholds for a model that was never calibrated."""
-        if not _place(folder, "controls.json").is_file():
+        if not folder.controls.is_file():
             return cls(MeanMask(()), None, seed)
-        chosen = read_json(_place(folder, "controls.json"))
-        given = {name: tuple(Threshold(t["value"], t["source"]) for t in each) for name, each in chosen.items()}
-        few = _place(folder, "few_shot.npz")
-        head = FewShotHead.load(few) if few.is_file() else None
-        return cls(MeanMask.load(_place(folder, "controls.npz")), head, seed, given)
-
-
-def _place(folder: RunFolder, name: str) -> Path:
-    return folder.root / "evaluate" / name
+        chosen = read_as(_THRESHOLDS, folder.controls)
+        given = {name: tuple(Threshold(t.value, t.source) for t in each) for name, each in chosen.items()}
+        head = FewShotHead.load(folder.few_shot) if folder.few_shot.is_file() else None
+        return cls(MeanMask.load(folder.mean_masks), head, seed, given)
 
 
 def _grey(pixels: np.ndarray, heatmap: Heatmap) -> np.ndarray:

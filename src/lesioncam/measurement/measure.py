@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,36 +13,34 @@ import pandas as pd
 from torch import Tensor
 
 from lesioncam.data.io.image import read_image
-from lesioncam.data.io.nifti import as_volume
-from lesioncam.data.preprocess import display_image
 from lesioncam.data.table.table import SPLITS, Table, digest
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.evaluation.cases import Truth, View, case_rows, read_cases, write_cases
 from lesioncam.evaluation.controls import BOUNDS, READER, ControlMap, resolution_ceiling
 from lesioncam.evaluation.extended import ExtendedCases, read_extended, summarise_extended
-from lesioncam.evaluation.gallery import pick_gallery
 from lesioncam.evaluation.protocol import check_roles, key_mark, patient_digest, roles_digest
 from lesioncam.evaluation.shortcut import Shortcut, probe_data
 from lesioncam.evaluation.subgroups import strata_table, subgroup_table
 from lesioncam.evaluation.summary import curves, summarise
-from lesioncam.files import read_json, write_json, write_with
-from lesioncam.functional.slices import picture, shown_slice
+from lesioncam.files import write_arrays, write_json, write_with
 from lesioncam.inference.classifier import ClassifierSubject, best_device
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.control_set import ControlSet
 from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject
+from lesioncam.measurement.gallery import write_pictures
 from lesioncam.measurement.leaks import without_leaks
 from lesioncam.measurement.part import Part, Seen
 from lesioncam.measurement.sanity import sanity_of
 from lesioncam.measurement.summary import Conduct, summary_of
 from lesioncam.models.checkpoint import load_classifier
 from lesioncam.progress import Progress, silent
-from lesioncam.runs.card import card_from_json
+from lesioncam.runs.arrays import CaseArrays
+from lesioncam.runs.card import MapsCard, read_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.ledger import Ledger, open_split, side_file
 from lesioncam.runs.summary import Sanity
 from lesioncam.runs.table import run_table
-from lesioncam.types import CaseResult, Threshold
+from lesioncam.types import Threshold
 
 __all__ = ["Asked", "digests_of", "load_subject", "measure", "table_roles"]
 
@@ -78,12 +75,16 @@ def load_subject(folder: RunFolder, pooling: Callable[..., Tensor] | None = None
         RunError: if it holds neither.
     """
     if folder.maps.is_file():
-        content = read_json(folder.maps)
-        card = card_from_json(folder.maps, content["card"])
-        maps = ForeignMaps((folder.root / read_json(folder.source)["maps"]).resolve(), card.classes)
-        return ForeignSubject(maps, card, str(content["method"]))
+        return _load_maps(folder)
     classifier = load_classifier(folder.root, pooling=pooling).to(best_device())
     return ClassifierSubject(classifier, _configuration(folder))
+
+
+def _load_maps(folder: RunFolder) -> Subject:
+    card, place = read_card(folder.maps), folder.read_source().maps
+    if not isinstance(card, MapsCard) or place is None:
+        raise RunError(f"{folder.maps} does not say what made the maps, or {folder.source} where they lie; begin anew.")
+    return ForeignSubject(ForeignMaps((folder.root / place).resolve(), card.classes), card, card.method)
 
 
 def measure(folder: RunFolder, split: str = "val", asked: Asked = Asked(), *, progress: Progress = silent) -> Path:
@@ -109,13 +110,13 @@ def measure(folder: RunFolder, split: str = "val", asked: Asked = Asked(), *, pr
     ledger = _open(folder, split, subject, table, asked.threshold)
 
     place = folder.evaluation(split)
-    walk = _Walk(part, place, ControlSet.load(folder, subject.card.config.seed), asked, _bound(asked, subject))
+    walk = _Walk(part, folder, ControlSet.load(folder, subject.card.config.seed), asked, _bound(asked, subject))
     walk.run(split, progress)
     write_cases(place / "cases.csv", walk.rows)
     cases = read_cases(place / "cases.csv")
     _write_tables(place, cases, part, walk, asked)
     _write_shortcut(place, folder, walk)
-    _write_gallery(part, cases, walk.names, place, asked.threshold)
+    write_pictures(folder, part, cases, asked.threshold)
     sanity = _sanity(folder, part, asked) if asked.sanity else None
     conduct = Conduct(ledger, leaks, walk.grid, asked.metrics, optimistic, sanity)
     summary_of(part, table, cases, conduct).write(folder.summary(split))
@@ -178,7 +179,7 @@ def _open(folder: RunFolder, split: str, subject: Subject, table: Table, thresho
     named = f"{subject.digest}\0{threshold}".encode()
     configuration = hashlib.sha256(named).hexdigest()[:16]
     places = [folder.ledger]
-    if folder.source.is_file() and (given := read_json(folder.source).get("table")):
+    if given := folder.read_source().table:
         origin = (folder.root / given).resolve()
         places += [side_file(origin)] if origin.is_file() else []
     return open_split(places, split, configuration, digest(table.split("test")))
@@ -194,8 +195,6 @@ def _bound(asked: Asked, subject: Subject) -> ForeignMaps | None:
 class _Scored(NamedTuple):
     """What is kept of one image."""
 
-    image: str
-    file: str
     rows: list[dict[str, Any]]
     extended: ExtendedCases | None
     shortcut: Shortcut
@@ -207,12 +206,11 @@ class _Walk:
     """One pass over the images; keeps rows and vectors, no pictures."""
 
     part: Part
-    place: Path
+    folder: RunFolder
     beside: ControlSet
     asked: Asked
     bound: ForeignMaps | None
     rows: list[dict[str, Any]] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
     extended: ExtendedCases | None = None
     shortcut: Shortcut = field(init=False)
     grid: tuple[int, ...] = ()
@@ -226,7 +224,6 @@ class _Walk:
         scored = self.part.each(self.asked.threshold, self._score)
         for one in progress(scored, len(self.part.table), f"measuring {split}"):
             self.rows += one.rows
-            self.names[one.image] = one.file
             self.grid = one.grid
             self.shortcut.extend(one.shortcut)
             if self.extended is not None:
@@ -245,9 +242,8 @@ class _Walk:
                 extended.add(key, view, truth, spacing)
 
         rows = case_rows(result, truth, self._beside(seen), watch, seen.evidence)
-        file = f"{_slug(result.id)}.npz"
-        _write_arrays(self.place / "arrays" / file, result)
-        return _Scored(result.id, file, rows, extended, shortcut, result.heatmap.raw.shape[1:])
+        CaseArrays.of(result).write(self.folder.arrays(truth.split, result.id))
+        return _Scored(rows, extended, shortcut, result.heatmap.raw.shape[1:])
 
     def _beside(self, seen: Seen) -> dict[str, ControlMap]:
         """Controls, bounds and readers of one image, where truth allows a comparison."""
@@ -304,7 +300,7 @@ def _write_tables(place: Path, cases: pd.DataFrame, part: Part, walk: _Walk, ask
             (place / stale).unlink(missing_ok=True)
     _write_csv(place / "metrics.csv", metrics)
     points = curves(cases)
-    write_with(place / "curves.npz", lambda p: np.savez_compressed(p, **points))  # type: ignore[arg-type]
+    write_arrays(place / "curves.npz", points)
     frame = part.table.frame.rename(columns=lambda name: str(name).removeprefix("extra:")).set_index("id")
     groups = [strata_table(cases, **options)]
     if asked.by:
@@ -332,76 +328,6 @@ def _write_shortcut(place: Path, folder: RunFolder, walk: _Walk) -> None:
     write_json(place / "shortcut.json", walk.shortcut.result(draws=config.draws, seed=config.seed))
 
 
-# ---- arrays and gallery ------------------------------------------------------------------------------------------
-
-
-def _write_arrays(path: Path, result: CaseResult, **extra: np.ndarray) -> None:
-    geometry = result.heatmap.geometry
-    if geometry.whole is not None and geometry.shift is not None:  # resized as a whole, then cut
-        extra |= {"whole": np.array(geometry.whole), "shift": np.array(geometry.shift)}
-    if geometry.aspect is not None:
-        extra["aspect"] = np.array(geometry.aspect)
-    write_with(
-        path,
-        lambda p: np.savez_compressed(
-            p,
-            raw=result.heatmap.raw,
-            logits=result.logits,
-            classes=np.array(result.classes),
-            native=np.array(geometry.native),
-            crop=np.array(geometry.crop),
-            input=np.array(geometry.input),
-            **extra,  # type: ignore[arg-type]
-        ),
-    )
-
-
-def _write_gallery(part: Part, cases: pd.DataFrame, names: dict[str, str], place: Path, threshold: str | float) -> None:
-    """The chosen images once more, with pixels, for a report that needs the run folder only; of volumes one slice."""
-    gallery = pick_gallery(cases)
-    shown = dict(zip(gallery["image"], gallery["class"], strict=True))
-    rows = [i for i, name in enumerate(part.table.frame["id"]) if name in shown]
-    chosen, arrays = replace(part, table=part.table.take(rows)), place / "arrays"
-
-    def write(seen: Seen) -> tuple[str, str]:
-        return _write_shown(seen, shown[seen.result.id], arrays / names[seen.result.id])
-
-    cuts = dict(chosen.each(threshold, write))
-    reasons = ["; ".join(filter(None, [reason, cuts.get(image, "")])) for image, reason in _told(gallery)]
-    files = [names[image] for image in gallery["image"]]
-    _write_csv(place / "gallery.csv", gallery.assign(file=files, reason=reasons))
-
-
-def _write_shown(seen: Seen, label: str, path: Path) -> tuple[str, str]:
-    """The arrays of one image with its pixels; returns its id and, of a volume, which slice is shown and why."""
-    result, truth, cut_told = seen.result, seen.truth, ""
-    masks = [truth.masks.get(name, np.zeros(result.heatmap.geometry.native, dtype=bool)) for name in result.classes]
-    known = [name in truth.masks or label == 0 for name, label in zip(result.classes, truth.labels, strict=True)]
-    pictures = {"probability": _one_map(seen, label), "masks": result.segmentation.masks, "truth": np.stack(masks)}
-    image = display_image(seen.pixels)
-    if seen.evidence.ndim == 4:
-        k = result.classes.index(label)
-        grid, spacing = as_volume(seen.pixels).grid, result.heatmap.geometry.spacing
-        cut = shown_slice(seen.evidence[k], result.segmentation.masks[k], masks[k], spacing)
-        cut_told = f"slice {grid.slice_name(cut.axis, cut.place) if grid else cut.place} ({cut.why})"
-        image, pictures = picture(image, cut), {name: picture(stack, cut) for name, stack in pictures.items()}
-        pictures["slice"] = np.array([cut.axis, cut.place])
-    _write_arrays(path, result, image=image, shown=np.array([label]), truth_known=np.array(known), **pictures)
-    return result.id, cut_told
-
-
-def _told(gallery: pd.DataFrame) -> list[tuple[str, str]]:
-    """Image and reason of every row."""
-    return list(zip(gallery["image"].astype(str), gallery["reason"].astype(str), strict=True))
-
-
-def _one_map(seen: Seen, label: str) -> np.ndarray:
-    """The probability map of the class that is shown, ``(1, *native)`` in half precision."""
-    k = seen.result.classes.index(label)
-    scale = seen.result.heatmap.scale.of_class(k)
-    return scale.probability(seen.evidence[k : k + 1]).astype(np.float16)
-
-
 def _sanity(folder: RunFolder, part: Part, asked: Asked) -> Sanity:
     """Whether the maps depend on what was learnt, and the score on the places they name."""
     if part.subject.foreign:
@@ -414,9 +340,3 @@ def _configuration(folder: RunFolder) -> str:
     """Digest of what is evaluated: card and weights."""
     content = folder.model.read_bytes() + folder.weights.read_bytes()
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _slug(name: str) -> str:
-    """A file name for an image id: readable, and unique by a digest."""
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._")[:60]
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

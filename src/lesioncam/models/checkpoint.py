@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lesioncam.data.preprocess import Prepares, Preprocess, ResizeCrop
 from lesioncam.errors import ModelError, RunError
-from lesioncam.files import read_json, write_json, write_with
+from lesioncam.files import write_with
 from lesioncam.models.adopted import build_adopted, is_trusted
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.networks import AdoptConfig
-from lesioncam.runs.card import ModelCard, card_from_json, card_to_json
+from lesioncam.runs.card import AdoptedCard, ModelCard, read_card, write_card
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import ClassifierOutput
 
@@ -28,16 +28,16 @@ __all__ = ["TrainedClassifier", "load_classifier", "save_classifier"]
 class TrainedClassifier(torch.nn.Module):
     """A network with its card: ``classifier(images)`` gives logits and class maps in one forward pass.
 
-    The network of somebody else (``card.adopted``) gives what it gives; its maps are made by `explain`.
+    The network of somebody else (`AdoptedCard`) gives what it gives; its maps are made by `explain`.
     """
 
     def __init__(self, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.network, self.card = network, card
         self.preprocess: Prepares = (
-            Preprocess(card.config.preprocess, card.config.backbone.axes)
-            if card.adopted is None
-            else ResizeCrop(card.adopted.prepare)
+            ResizeCrop(card.adopted.prepare)
+            if isinstance(card, AdoptedCard)
+            else Preprocess(card.config.preprocess, card.config.backbone.axes)
         )
 
     @property
@@ -51,7 +51,7 @@ class TrainedClassifier(torch.nn.Module):
         Raises:
             ModelError: for a network of somebody else, which has no class maps of its own.
         """
-        if self.card.adopted is not None:
+        if isinstance(self.card, AdoptedCard):
             raise ModelError(
                 f"{self.card.adopted.model} gives no class maps of its own; call classifier.network(images) for its "
                 "scores, lesioncam.explain(classifier.network, images) for maps."
@@ -66,7 +66,7 @@ def save_classifier(folder: RunFolder, network: nn.Module, card: ModelCard) -> N
 
     state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
     write_with(folder.weights, lambda partial: save_file(state, partial))
-    write_json(folder.model, card_to_json(card))
+    write_card(folder.model, card)
 
 
 def load_classifier(
@@ -92,11 +92,11 @@ def load_classifier(
     folder = RunFolder(Path(run))
     if not folder.model.is_file():
         raise RunError(f"{run} holds no model/model.json; give the folder that `lesioncam run` or `train` wrote.")
-    card = card_from_json(folder.model, read_json(folder.model))
-    if card.adopted is None:
-        network: nn.Module = build_classifier(card.config, len(card.classes), weights="none", own_pool=pooling)
-    else:
+    card = read_card(folder.model)
+    if isinstance(card, AdoptedCard):
         network = _adopted(folder, card.adopted, len(card.classes), build)
+    else:
+        network = build_classifier(card.config, len(card.classes), weights="none", own_pool=pooling)
     try:
         network.load_state_dict(load_file(folder.weights))
     except (OSError, SafetensorError, RuntimeError) as error:

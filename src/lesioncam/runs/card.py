@@ -1,39 +1,56 @@
-"""What a model is, beside its weights: one JSON that loading executes nothing from."""
+"""What a model is, beside its weights: one JSON that loading executes nothing from.
+
+A card is of one kind: a classifier trained here (``classifier``), somebody else's network (``adopted``), or the maps of
+another tool (``maps``). What all kinds share stands in `ModelCard`; a new kind is one more member of `Card`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lesioncam.errors import RunError
 from lesioncam.files import read_json, write_json
 from lesioncam.options.networks import AdoptConfig
 from lesioncam.options.removed import drop_removed
 from lesioncam.options.run import RunConfig
-from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.json_file import JsonFile, damaged
 from lesioncam.types import Calibration, Chosen, Threshold
 
 __all__ = [
+    "AdoptedCard",
+    "Card",
+    "ClassifierCard",
+    "MapsCard",
     "ModelCard",
-    "calibration_from_json",
-    "calibration_to_json",
-    "card_from_json",
-    "card_to_json",
-    "thresholds_from_json",
-    "thresholds_to_json",
-    "update_card",
+    "TrainingRecord",
+    "read_card",
+    "read_training",
+    "write_card",
 ]
 
 FORMAT = 2
 
 
 @dataclass(frozen=True)
+class TrainingRecord:
+    """How training went; None where it is not known."""
+
+    best_epoch: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+    images: int | None = None
+    interrupted: bool | None = None
+
+
+@dataclass(frozen=True)
 class ModelCard:
-    """Everything beside the weights that a classifier needs.
+    """What cards of every kind hold.
 
     Attributes:
         classes: K names, in the order of the logits.
@@ -47,9 +64,7 @@ class ModelCard:
         trained_on: keyed digests of the patients it was trained on.
         roles: digest of which image was in which split when it was trained.
         key_mark: tells whether the run's secret is still the one that made the digests.
-        origin: where the first cell of the class map looks, input pixels per axis.
-        training: for the record: best epoch, images, seconds.
-        adopted: what makes the network, where it is somebody else's; None for our own.
+        origin: where the first cell of the map looks, input pixels per axis; None means half-pixel centres.
     """
 
     classes: tuple[str, ...]
@@ -64,138 +79,153 @@ class ModelCard:
     roles: str = ""
     key_mark: str = ""
     origin: tuple[float, ...] | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
-    adopted: AdoptConfig | None = None
 
 
-def update_card(folder: RunFolder, **changes: Any) -> ModelCard:
-    """Change fields of the card on disk (thresholds after calibration)."""
-    card = replace(card_from_json(folder.model, read_json(folder.model)), **changes)
-    write_json(folder.model, card_to_json(card))
-    return card
+@dataclass(frozen=True)
+class ClassifierCard(ModelCard):
+    """A classifier that was trained here.
+
+    Attributes:
+        training: for the record.
+    """
+
+    training: TrainingRecord = TrainingRecord()
+    kind: Literal["classifier"] = "classifier"
 
 
-def card_to_json(card: ModelCard) -> dict[str, Any]:
-    """Everything of a card as JSON; patients are written once and referred to by number."""
+@dataclass(frozen=True)
+class AdoptedCard(ModelCard):
+    """Somebody else's network.
+
+    Attributes:
+        adopted: what makes it, and what it takes.
+    """
+
+    adopted: AdoptConfig = field(kw_only=True)
+    kind: Literal["adopted"] = "adopted"
+
+
+@dataclass(frozen=True)
+class MapsCard(ModelCard):
+    """The maps of another tool, of which nothing else is known.
+
+    Attributes:
+        method: what the tool is called.
+    """
+
+    method: str = field(kw_only=True)
+    kind: Literal["maps"] = "maps"
+
+
+Card = ClassifierCard | AdoptedCard | MapsCard
+
+
+def write_card(path: Path, card: ModelCard) -> None:
+    """Write it, whole or not at all; sets of patients are written once and referred to by number.
+
+    Raises:
+        TypeError: for a card that is of no kind.
+    """
     from lesioncam import __version__
 
+    if not isinstance(card, Card):
+        raise TypeError(f"{type(card).__name__} is no kind of card that is kept.")
     table = card.config.table.model_copy(update={"images": None})
     config = card.config.model_copy(update={"table": table, "cache": None, "weights": Path(card.config.weights).name})
-    groups = _Groups()
-    return {
-        "format": FORMAT,
-        "lesioncam": __version__,
-        "classes": list(card.classes),
-        "exclusive": card.exclusive,
-        "config": config.model_dump(mode="json"),
-        "thresholds": thresholds_to_json(card.classes, card.thresholds, groups.number),
-        "decisions": thresholds_to_json(card.classes, card.decisions, groups.number),
-        "calibration": calibration_to_json(card.calibration, groups.number),
-        "image_calibration": calibration_to_json(card.image_calibration, groups.number),
-        "chosen": [{"what": c.what, "value": c.value, "tuned_on": groups.number(c.tuned_on)} for c in card.chosen],
-        "trained_on": groups.number(card.trained_on),
-        "roles": card.roles,
-        "key_mark": card.key_mark,
-        "origin": card.origin,
-        "training": dict(card.training),
-        **({} if card.adopted is None else {"adopted": card.adopted.model_dump(mode="json")}),
-        "patients": groups.lists,
-    }
+    content = _adapter().dump_python(card) | {"config": config.model_dump(mode="json")}
+    for name in ("thresholds", "decisions"):
+        if content[name] is not None:
+            content[name] = dict(zip(card.classes, content[name], strict=True))
+    groups: list[list[str]] = []
+    numbered = {name: _numbered(value, groups) for name, value in content.items()}
+    write_json(path, {"format": FORMAT, "lesioncam": __version__, **numbered, "patients": groups})
 
 
-def card_from_json(path: Path, content: Mapping[str, Any]) -> ModelCard:
-    """What `card_to_json` wrote.
+def read_card(path: Path) -> Card:
+    """What `write_card` wrote; older files do not say their kind.
 
     Raises:
         RunError: for another format, or a damaged file.
     """
-    if content.get("format") != FORMAT:
-        raise RunError(f"{path} has format {content.get('format')!r}; this version reads format {FORMAT}. Train again.")
+    content = read_json(path)
     try:
-        classes = tuple(str(name) for name in content["classes"])
-        groups = [frozenset(map(str, group)) for group in content["patients"]]
-        return ModelCard(
-            classes=classes,
-            config=RunConfig.model_validate(drop_removed(content["config"])[0]),
-            exclusive=bool(content["exclusive"]),
-            thresholds=thresholds_from_json(classes, content["thresholds"], groups),
-            decisions=thresholds_from_json(classes, content["decisions"], groups),
-            calibration=calibration_from_json(content["calibration"], groups),
-            image_calibration=calibration_from_json(content["image_calibration"], groups),
-            chosen=tuple(Chosen(c["what"], c["value"], groups[c["tuned_on"]]) for c in content["chosen"]),
-            trained_on=groups[content["trained_on"]],
-            roles=str(content["roles"]),
-            key_mark=str(content["key_mark"]),
-            origin=None if content["origin"] is None else tuple(float(v) for v in content["origin"]),
-            training=dict(content["training"]),
-            adopted=AdoptConfig.model_validate(content["adopted"]) if "adopted" in content else None,
-        )
-    except (KeyError, IndexError, TypeError, ValidationError) as error:
+        if "card" in content:  # older files of another tool's maps
+            content = {**content["card"], "method": content["method"], "kind": "maps"}
+        if content["format"] != FORMAT:
+            raise RunError(f"{path} has format {content['format']!r}; this version reads {FORMAT}. Train again.")
+        return _card_of(content)
+    except ValidationError as error:
+        raise damaged(path, error) from error
+    except (KeyError, IndexError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it or train again.") from error
 
 
-class _Groups:
-    """Sets of patients written once and referred to by number: every threshold of a run remembers the same ones."""
-
-    def __init__(self) -> None:
-        self.lists: list[list[str]] = []
-
-    def number(self, patients: frozenset[str]) -> int:
-        members = sorted(patients)
-        if members not in self.lists:
-            self.lists.append(members)
-        return self.lists.index(members)
-
-
-def thresholds_to_json(
-    classes: tuple[str, ...], chosen: tuple[Threshold, ...] | None, number: Callable[[frozenset[str]], Any]
-) -> dict[str, Any] | None:
-    """Thresholds by class; ``number`` says how the patients they were chosen on are written."""
-    if chosen is None:
-        return None
-    return {
-        name: {"value": t.value, "source": t.source, "tuned_on": number(t.tuned_on)}
-        for name, t in zip(classes, chosen, strict=True)
-    }
+def _card_of(content: Mapping[str, Any]) -> Card:
+    groups = [frozenset(map(str, group)) for group in content["patients"]]
+    apart = {name: content[name] for name in _APART if name in content}
+    apart["config"] = drop_removed(content["config"])[0]
+    fields = _named({name: each for name, each in content.items() if name not in _APART}, groups) | apart
+    for name in ("thresholds", "decisions"):
+        if fields[name] is not None:
+            fields[name] = [fields[name][label] for label in fields["classes"]]
+    _require_memory(fields)
+    return _adapter().validate_python({"kind": "adopted" if "adopted" in fields else "classifier", **fields})
 
 
-def thresholds_from_json(
-    classes: tuple[str, ...], content: Mapping[str, Any] | None, groups: Sequence[frozenset[str]]
-) -> tuple[Threshold, ...] | None:
-    """What `thresholds_to_json` wrote."""
-    if content is None:
-        return None
-    source: Literal["val", "default", "given"]
-    chosen = []
-    for name in classes:
-        source = content[name]["source"]
-        chosen.append(Threshold(float(content[name]["value"]), source, groups[content[name]["tuned_on"]]))
-    return tuple(chosen)
+def _require_memory(fields: Mapping[str, Any]) -> None:
+    """Nothing that says whom the model has seen may be missing and pass for nobody."""
+    parts = [*(fields["thresholds"] or ()), *(fields["decisions"] or ()), *fields["chosen"]]
+    parts += filter(None, (fields["calibration"], fields["image_calibration"]))
+    missing = [name for name in ("trained_on", "roles", "key_mark") if name not in fields]
+    missing += ["tuned_on" for part in parts if "tuned_on" not in part]
+    if missing:
+        raise KeyError(missing[0])
 
 
-def calibration_to_json(scale: Calibration | None, number: Callable[[frozenset[str]], Any]) -> dict[str, Any] | None:
-    """A calibration; ``number`` says how the patients it was fitted on are written."""
-    if scale is None:
-        return None
-    return {
-        "kind": scale.kind,
-        "scale": list(scale.scale),
-        "offset": list(scale.offset),
-        "source": scale.source,
-        "knots": scale.knots,
-        "tuned_on": number(scale.tuned_on),
-    }
+class _Trained(JsonFile):
+    training: TrainingRecord = TrainingRecord()
 
 
-def calibration_from_json(content: Mapping[str, Any] | None, groups: Sequence[frozenset[str]]) -> Calibration | None:
-    """What `calibration_to_json` wrote."""
-    if content is None:
-        return None
-    return Calibration(
-        tuple(map(float, content["scale"])),
-        tuple(map(float, content["offset"])),
-        str(content["source"]),
-        tuple((tuple(map(float, places)), tuple(map(float, values))) for places, values in content["knots"]),
-        groups[content["tuned_on"]],
-        str(content["kind"]),
-    )
+def read_training(path: Path) -> TrainingRecord:
+    """How training went, of a card whose other options may be older than this version; empty without a card.
+
+    Raises:
+        RunError: for a damaged file.
+    """
+    return _Trained.read(path).training if path.is_file() else TrainingRecord()
+
+
+@cache
+def _adapter() -> TypeAdapter[Card]:
+    return TypeAdapter(Annotated[Card, Field(discriminator="kind")])
+
+
+_APART = ("config", "adopted", "training", "patients")
+"""Parts of a card that hold no patients."""
+
+
+def _numbered(value: object, groups: list[list[str]]) -> object:
+    """Every set of patients as its number in ``groups``: all thresholds of a run remember the same ones."""
+    match value:
+        case frozenset():
+            members = sorted(value)
+            if members not in groups:
+                groups.append(members)
+            return groups.index(members)
+        case dict():
+            return {key: _numbered(each, groups) for key, each in value.items()}
+        case list() | tuple():
+            return [_numbered(each, groups) for each in value]
+        case _:
+            return value
+
+
+def _named(value: Any, groups: Sequence[frozenset[str]]) -> Any:
+    """Numbers of sets of patients as the sets themselves."""
+    match value:
+        case dict():
+            return {k: groups[v] if k in ("tuned_on", "trained_on") else _named(v, groups) for k, v in value.items()}
+        case list():
+            return [_named(each, groups) for each in value]
+        case _:
+            return value

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
+from lesioncam.runs.card import Card, TrainingRecord, read_card, read_training, write_card
+from lesioncam.runs.provenance import Provenance
+from lesioncam.runs.source import Source
+from lesioncam.runs.state import RunState
+from lesioncam.runs.summary import Summary
 
 __all__ = ["RunFolder", "run_key"]
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything lies in a run folder.
+    """Where everything lies in a run folder, and what its files hold; a damaged one is a `RunError` that names it.
 
     Example:
         >>> RunFolder(Path("runs/x")).evaluation("val").as_posix()
@@ -93,6 +101,21 @@ class RunFolder:
         """The report, one self-contained HTML file."""
         return self.root / "report.html"
 
+    @property
+    def controls(self) -> Path:
+        """The thresholds of the controls, JSON."""
+        return self.root / "evaluate" / "controls.json"
+
+    @property
+    def mean_masks(self) -> Path:
+        """Where lesions lie on average, for the controls."""
+        return self.root / "evaluate" / "controls.npz"
+
+    @property
+    def few_shot(self) -> Path:
+        """The head of the few-shot baseline; there is none without masks or features."""
+        return self.root / "evaluate" / "few_shot.npz"
+
     def evaluation(self, split: str) -> Path:
         """The folder of one split's evaluation: cases.csv, metrics.csv, curves.npz, summary.json, arrays/, figures/."""
         return self.root / "evaluate" / split
@@ -101,9 +124,49 @@ class RunFolder:
         """What was measured of one split, and how honestly, JSON."""
         return self.evaluation(split) / "summary.json"
 
+    def arrays(self, split: str, image: str) -> Path:
+        """Raw maps of one image, and of the gallery's images pictures: a readable name, unique by a digest.
+
+        Example:
+            >>> RunFolder(Path("x")).arrays("val", "P0031/slice 12.png").name
+            'P0031_slice_12.png-ae3e52e7.npz'
+        """
+        safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", image).strip("._")[:60]
+        return self.evaluation(split) / "arrays" / f"{safe}-{sha256(image.encode()).hexdigest()[:8]}.npz"
+
     def is_run(self) -> bool:
         """Whether the folder is a run at all."""
         return self.state.is_file()
+
+    def read_state(self) -> RunState:
+        """How far it is."""
+        return RunState.read(self.state)
+
+    def read_provenance(self) -> Provenance:
+        """What made it; empty where nobody wrote it down."""
+        return Provenance.read(self.provenance) if self.provenance.is_file() else Provenance()
+
+    def read_source(self) -> Source:
+        """Where table and maps came from; empty where nobody wrote it down."""
+        return Source.read(self.source) if self.source.is_file() else Source()
+
+    def read_summary(self, split: str) -> Summary:
+        """What was measured of one split."""
+        return Summary.read(self.summary(split))
+
+    def read_card(self) -> Card:
+        """What the model is, or what was chosen for another tool's maps."""
+        return read_card(self.maps if self.maps.is_file() else self.model)
+
+    def read_training(self) -> TrainingRecord:
+        """How training went; empty where nothing was trained."""
+        return read_training(self.model)
+
+    def update_card(self, **changes: Any) -> Card:
+        """Change fields of the model's card on disk (thresholds after calibration)."""
+        card = replace(read_card(self.model), **changes)
+        write_card(self.model, card)
+        return card
 
 
 def run_key(folder: RunFolder) -> bytes:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lesioncam.errors import RunError
 from lesioncam.files import read_json, write_json
 
-__all__ = ["JsonFile", "damaged"]
+__all__ = ["JsonFile", "damaged", "read_as"]
+
+T = TypeVar("T")
 
 
 class JsonFile(BaseModel):
@@ -35,15 +37,24 @@ class JsonFile(BaseModel):
         Raises:
             RunError: naming the file, if it is missing or damaged.
         """
-        content = read_json(path)
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise damaged(path, error) from error
+        return read_as(TypeAdapter(cls), path)
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
         write_json(path, self.model_dump(mode="json"))
+
+
+def read_as(kind: TypeAdapter[T], path: Path) -> T:
+    """Read a JSON file as something else than a :class:`JsonFile`.
+
+    Raises:
+        RunError: naming the file, if it is missing or damaged.
+    """
+    content = read_json(path)
+    try:
+        return kind.validate_python(content)
+    except ValidationError as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, error: ValidationError) -> RunError:

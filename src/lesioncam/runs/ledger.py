@@ -7,15 +7,17 @@ counts, and once more in the run folder, so that a run that travels takes its hi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from lesioncam.errors import RunError
-from lesioncam.files import read_json, write_json
+from lesioncam.files import read_json
+from lesioncam.runs.json_file import JsonFile
 
 __all__ = ["Ledger", "Opening", "open_split", "read_ledger", "side_file"]
 
@@ -113,6 +115,10 @@ def open_split(places: Sequence[Path], split: str, configuration: str, labels: s
     return Ledger(_in_order(known), shared)
 
 
+class _LedgerFile(JsonFile):
+    openings: tuple[Opening, ...]
+
+
 def read_ledger(path: Path) -> Ledger:
     """Read a ledger; one that was never written is empty.
 
@@ -123,9 +129,11 @@ def read_ledger(path: Path) -> Ledger:
         return Ledger()
     content = read_json(path)
     try:
-        return Ledger(tuple(Opening(**entry) for entry in content["openings"]))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{path} is no ledger ({error}); restore it: it says how often test was opened.") from error
+        return Ledger(_LedgerFile.model_validate(content).openings)
+    except ValidationError as error:
+        raise RunError(
+            f"{path} is no ledger ({error.errors()[0]['msg']}); restore it: it says how often test was opened."
+        ) from error
 
 
 def _append(path: Path, openings: tuple[Opening, ...]) -> Ledger:
@@ -135,7 +143,7 @@ def _append(path: Path, openings: tuple[Opening, ...]) -> Ledger:
     try:
         with FileLock(lock, timeout=30):
             merged = tuple(dict.fromkeys((*read_ledger(path).openings, *openings)))
-            write_json(path, {"openings": [asdict(opening) for opening in merged]})
+            _LedgerFile(openings=merged).write(path)
     except Timeout as error:
         raise RunError(f"{path} is locked by another evaluation; try again when it has ended.") from error
     return Ledger(merged)

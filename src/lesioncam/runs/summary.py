@@ -37,7 +37,7 @@ class MapThreshold:
     """
 
     value: float
-    source: str
+    source: Literal["val", "default", "given", "ensemble"]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.networks import AdoptConfig, BackboneConfig
 from lesioncam.options.run import MapMethod, RunConfig, make_config
 from lesioncam.progress import Progress, bars
-from lesioncam.runs.card import ModelCard, update_card
+from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 from lesioncam.types import Threshold
@@ -152,12 +152,12 @@ def _tried(
     return TrainedClassifier(network, card).eval(), test
 
 
-def _card(named: AdoptConfig, config: RunConfig, table: Table) -> ModelCard:
+def _card(named: AdoptConfig, config: RunConfig, table: Table) -> AdoptedCard:
     name = named.model.removeprefix(f"{TIMM}:")
     made = make_config(
         config, backbone=BackboneConfig(name=name), size=max(named.prepare.size), channels=named.prepare.channels
     )
-    return ModelCard(table.classes, made, table.exclusive, adopted=named)
+    return AdoptedCard(table.classes, made, table.exclusive, adopted=named)
 
 
 def _write_config(folder: RunFolder, config: RunConfig) -> None:
@@ -183,8 +183,7 @@ def _settle(folder: RunFolder, classifier: TrainedClassifier, progress: Progress
         card = replace(card, thresholds=(Threshold(0.5),) * len(card.classes))
     else:
         card = settle(folder, replace(part, subject=rebuild(card)), rebuild, progress)
-    update_card(
-        folder,
+    folder.update_card(
         roles=card.roles,
         key_mark=card.key_mark,
         thresholds=card.thresholds,

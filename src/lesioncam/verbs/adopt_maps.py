@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lesioncam.errors import RunError
 from lesioncam.evaluation.protocol import key_mark
-from lesioncam.files import write_json
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.calibrate import settle
 from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject, foreign_scale
@@ -15,7 +14,7 @@ from lesioncam.measurement.measure import table_roles
 from lesioncam.measurement.part import Part
 from lesioncam.options.recipes import load_config
 from lesioncam.progress import Progress
-from lesioncam.runs.card import ModelCard, card_to_json
+from lesioncam.runs.card import MapsCard, ModelCard, write_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 from lesioncam.types import Threshold
@@ -42,8 +41,13 @@ def adopt_maps(folder: RunFolder, root: Path, name: str, progress: Progress) -> 
     table, key = run_table(folder), run_key(folder)
     maps = ForeignMaps(root, table.classes)
     _expect_some(maps, table.frame["id"])
-    card = ModelCard(
-        table.classes, load_config(folder.config), table.exclusive, roles=table_roles(table), key_mark=key_mark(key)
+    card: ModelCard = MapsCard(
+        table.classes,
+        load_config(folder.config),
+        table.exclusive,
+        roles=table_roles(table),
+        key_mark=key_mark(key),
+        method=name,
     )
 
     def rebuild(card: ModelCard) -> Subject:
@@ -57,7 +61,7 @@ def adopt_maps(folder: RunFolder, root: Path, name: str, progress: Progress) -> 
         card = replace(card, thresholds=(Threshold(0.5),) * len(card.classes))
     else:
         card = settle(folder, replace(part, subject=rebuild(card)), rebuild, progress)
-    write_json(folder.maps, {"method": name, "card": card_to_json(card)})
+    write_card(folder.maps, card)
 
 
 def _expect_some(maps: ForeignMaps, images: object) -> None:

@@ -12,11 +12,12 @@ import yaml
 from lesioncam.data.table.check import CheckReport
 from lesioncam.data.table.table import Table, digest, write_table
 from lesioncam.errors import RunError
-from lesioncam.files import write_json, write_text
+from lesioncam.files import write_text
 from lesioncam.measurement.leaks import keep_prints
 from lesioncam.options.run import RunConfig
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import collect
+from lesioncam.runs.source import Source
 from lesioncam.runs.state import RunState
 
 __all__ = ["path_of", "refuse_existing", "remember_source", "set_state", "start"]
@@ -64,7 +65,7 @@ def remember_source(folder: RunFolder, **places: Path | None) -> None:
         for name, place in places.items()
         if place is not None
     }
-    write_json(folder.source, known)
+    Source(**known).write(folder.source)
 
 
 def set_state(folder: RunFolder, state: Literal["running", "interrupted", "done"], step: str) -> None:

@@ -20,7 +20,6 @@ from lesioncam.data.table.targets import check_task, targets_of
 from lesioncam.errors import OptionError, RunError, TableError
 from lesioncam.evaluation.protocol import key_mark
 from lesioncam.export.predictions import Prediction, write_predictions
-from lesioncam.files import read_json
 from lesioncam.inference.ensemble import gather
 from lesioncam.inference.stream import Way, results_of
 from lesioncam.inference.views import Views
@@ -35,9 +34,8 @@ from lesioncam.options.run import RunConfig, make_config
 from lesioncam.options.variation import OwnPool
 from lesioncam.progress import bars
 from lesioncam.reporting.report.html import write_report
-from lesioncam.runs.card import ModelCard, update_card
+from lesioncam.runs.card import ClassifierCard, ModelCard, TrainingRecord
 from lesioncam.runs.folder import RunFolder, run_key
-from lesioncam.runs.state import RunState
 from lesioncam.runs.table import run_table
 from lesioncam.training.fit import Plan, fit, plan
 from lesioncam.types import CaseResult, Chosen
@@ -211,7 +209,7 @@ def train(
     folder = RunFolder(Path(out))
     if resume:
         config, ready = _resumed(folder, config, options)
-        if RunState.read(folder.state).done or _is_trained(folder):
+        if _is_trained(folder):
             logger.info("%s is trained already.", folder.root)
             return Run(folder.root)
     else:
@@ -229,7 +227,7 @@ def train(
     origin = measure_origin(fitted.network.backbone, config.preprocess.channels)
     key = run_key(folder)
     met = {name: frozenset(digests_of(ready.split(name), key)) for name in ("train", "val")}
-    card = ModelCard(
+    card = ClassifierCard(
         classes=ready.classes,
         config=config,
         exclusive=ready.exclusive or config.softmax,
@@ -238,13 +236,9 @@ def train(
         roles=table_roles(ready),
         key_mark=key_mark(key),
         origin=origin,
-        training={
-            "best_epoch": fitted.best_epoch,
-            "epochs": fitted.epochs,
-            "seconds": round(fitted.seconds, 1),
-            "images": len(ready.split("train")),
-            "interrupted": fitted.interrupted,
-        },
+        training=TrainingRecord(
+            fitted.best_epoch, fitted.epochs, round(fitted.seconds, 1), len(ready.split("train")), fitted.interrupted
+        ),
     )
     save_classifier(folder, fitted.network, card)
     set_state(folder, "interrupted" if fitted.interrupted else "running", "train")
@@ -354,7 +348,7 @@ def recalibrate(
     card = load_classifier(folder.root, pooling=pooling).card
     settled = make_config(card.config, **options)
     check_scores(settled)
-    update_card(folder, config=settled, calibration=None, image_calibration=None)
+    folder.update_card(config=settled, calibration=None, image_calibration=None)
     return calibrate(folder, pooling=pooling, progress=bars(wanted=progress)).card
 
 
@@ -495,6 +489,4 @@ def _resumed(folder: RunFolder, config: RunConfig | None, options: dict[str, Any
 
 def _is_trained(folder: RunFolder) -> bool:
     """Whether training came to its own end."""
-    if read_json(folder.state).get("state") == "done":
-        return True
-    return folder.model.is_file() and not read_json(folder.model)["training"].get("interrupted", False)
+    return folder.read_state().done or (folder.model.is_file() and not folder.read_training().interrupted)

@@ -34,7 +34,6 @@ from lesioncam.options.poolings import CustomPool, name_of
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.options.variation import Trial, read_vary, trials_of
 from lesioncam.runs.folder import RunFolder
-from lesioncam.runs.state import RunState
 from lesioncam.training.fit import plan as plan_training
 from lesioncam.verbs.begin import path_of, remember_source
 from lesioncam.verbs.jobs import Ended, side_by_side
@@ -429,7 +428,7 @@ def _finished(place: Path) -> bool:
     folder = RunFolder(place)
     if not (folder.is_run() and (folder.evaluation("val") / "metrics.csv").is_file()):
         return False
-    return RunState.read(folder.state).done
+    return folder.read_state().done
 
 
 def _outcome(how: Ended) -> _Outcome:

@@ -14,10 +14,10 @@ import yaml
 
 from lesioncam.errors import OptionError, RunError
 from lesioncam.evaluation.cases import read_cases
-from lesioncam.files import read_json
 from lesioncam.options.removed import drop_removed
 from lesioncam.reporting.report.read import short_name, without_paths
 from lesioncam.reporting.words.words import number
+from lesioncam.runs.card import ClassifierCard, ModelCard, TrainingRecord
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import Provenance
 from lesioncam.runs.summary import Summary
@@ -42,7 +42,7 @@ class Compared:
         split: which images.
         cases: all rows of ``cases.csv``.
         config: the options, flat: ``backbone.name`` and the like.
-        card: what lies beside the weights (or the scale of another tool's maps).
+        card: what lies beside the weights (or the scale of another tool's maps); None where there is none.
         summary: of the evaluation.
         provenance: versions and hardware.
     """
@@ -52,7 +52,7 @@ class Compared:
     split: str
     cases: pd.DataFrame
     config: Mapping[str, Any]
-    card: Mapping[str, Any]
+    card: ModelCard | None
     summary: Summary
     provenance: Provenance
 
@@ -144,23 +144,17 @@ def _names(places: Sequence[Path]) -> list[str]:
 def _read(root: Path, name: str, split: str) -> Compared:
     folder = RunFolder(root)
     place = folder.evaluation(split)
-    card = _card(folder)
+    known = folder.maps.is_file() or folder.model.is_file()
     return Compared(
         name=name,
         folder=folder,
         split=split,
         cases=read_cases(place / "cases.csv"),
         config=_config(folder.config),
-        card=card,
-        summary=Summary.read(folder.summary(split)),
-        provenance=Provenance.read(folder.provenance) if folder.provenance.is_file() else Provenance(),
+        card=folder.read_card() if known else None,
+        summary=folder.read_summary(split),
+        provenance=folder.read_provenance(),
     )
-
-
-def _card(folder: RunFolder) -> Mapping[str, Any]:
-    if folder.maps.is_file():
-        return dict(read_json(folder.maps)["card"])
-    return dict(read_json(folder.model)) if folder.model.is_file() else {}
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -241,14 +235,14 @@ def _model(run: Compared) -> Iterator[Told]:
 
 def _training(run: Compared) -> Iterator[Told]:
     config, group = run.config, "Training"
-    training = run.card.get("training") or {}
+    training = run.card.training if isinstance(run.card, ClassifierCard) else TrainingRecord()
     seed, batch = config.get("seed"), config.get("batch")
     yield (group, "Order of images and augmentation"), None if seed is None else f"seed {seed}, batch of {batch}"
     yield (group, "Epochs planned"), _said(config.get("epochs"))
-    yield (group, "Epochs trained"), _said(training.get("epochs"))
-    yield (group, "Epoch kept (best on validation)"), _said(training.get("best_epoch"))
+    yield (group, "Epochs trained"), _said(training.epochs)
+    yield (group, "Epoch kept (best on validation)"), _said(training.best_epoch)
     yield (group, "Images seen in training"), _seen(training)
-    yield (group, "Stopped by hand"), _said(training.get("interrupted"))
+    yield (group, "Stopped by hand"), _said(training.interrupted)
     for choice in ("loss", "optimizer", "schedule"):
         yield (group, choice.capitalize()), _choice(config, choice, "kind")
     known = ("seed", "batch", "epochs", "weights", "map", "threshold", "operating_point", *INCIDENTAL)
@@ -329,9 +323,9 @@ def _start(config: Mapping[str, Any]) -> str | None:
     return f"{source}; head random, seed {seed}"
 
 
-def _seen(training: Mapping[str, Any]) -> str | None:
-    epochs, images = training.get("epochs"), training.get("images")
-    return None if epochs is None or images is None else f"{int(epochs) * int(images)} ({epochs} epochs of {images})"
+def _seen(training: TrainingRecord) -> str | None:
+    epochs, images = training.epochs, training.images
+    return None if epochs is None or images is None else f"{epochs * images} ({epochs} epochs of {images})"
 
 
 # ---- repetitions and pairs ---------------------------------------------------------------------------------------

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +12,12 @@ from PIL import Image
 
 from lesioncam.evaluation.compare import Common
 from lesioncam.functional.overlay import heat_layer, line_layer, shrink
-from lesioncam.geometry import Geometry
 from lesioncam.reporting.comparison.compared import Compared
 from lesioncam.reporting.figures.montage import Panel
-from lesioncam.reporting.report.read import kept_map, read_case, short_name
+from lesioncam.reporting.report.read import short_name
 from lesioncam.reporting.words.words import number
+from lesioncam.runs.arrays import CaseArrays
+from lesioncam.runs.gallery import read_gallery
 from lesioncam.segmentation.mask import binarise
 from lesioncam.types import Calibration
 
@@ -144,49 +143,43 @@ class Maps:
 
     Attributes:
         run: whose.
-        files: digest of an image's id -> file.
         rows: (image, class) -> line of cases.csv of the map method.
     """
 
     run: Compared
-    files: Mapping[str, Path] = field(default_factory=dict)
     rows: Mapping[tuple[str, str], Mapping[Any, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Compared, method: str) -> Maps:
         """Find what was kept."""
-        files = {path.stem.rpartition("-")[2]: path for path in sorted(_arrays(run).glob("*.npz"))}
         own = run.cases[run.cases["method"] == method]
         wanted = ["image", "class", "map_threshold", "dice", "probability", "positive", "label", "healthy", "map_max"]
         rows = {(row["image"], row["class"]): row for row in own[wanted].to_dict("records")}
-        return cls(run, files, rows)
+        return cls(run, rows)
 
-    def read(self, image: str) -> dict[str, np.ndarray] | None:
+    def read(self, image: str) -> CaseArrays | None:
         """The arrays of an image; None if they were not kept."""
-        path = self.files.get(hashlib.sha256(image.encode()).hexdigest()[:8])
-        return None if path is None else read_case(path)
+        path = self.run.folder.arrays(self.run.split, image)
+        centred = bool(self.run.config.get("preprocess.centred", True))
+        return CaseArrays.read(path, centred=centred) if path.is_file() else None
 
     def pictures(self) -> set[str]:
         """Images of which the picture was kept."""
-        path = _arrays(self.run).parent / "gallery.csv"
-        if not path.is_file():
-            return set()
-        shown = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return set(shown["image"]) if "image" in shown else set()
+        return {row.image for row in read_gallery(self.run.folder.evaluation(self.run.split) / "gallery.csv")}
 
     def probability(self, image: str, label: str) -> np.ndarray | None:
         """The map of one class on the image's own grid, ``(*native)`` float32; None if it was not kept."""
         arrays = self.read(image)
-        if arrays is None or label not in (names := [str(name) for name in arrays["classes"]]):
+        if arrays is None or label not in arrays.classes:
             return None
-        k = names.index(label)
-        if (kept := kept_map(arrays, label)) is not None:
+        if (kept := arrays.map_of(label)) is not None:
             return kept
-        native = tuple(int(n) for n in arrays["native"])
-        if len(native) == 3:  # of a volume only the slice of its gallery is kept
+        if len(arrays.geometry.native) == 3:  # of a volume only the slice of its gallery is kept
             return None
-        evidence = self._geometry(native, arrays).to_native(arrays["raw"][k : k + 1], origin=self._origin())
-        return self._scale(names, label).probability(evidence)[0]
+        k, card = arrays.classes.index(label), self.run.card
+        evidence = arrays.geometry.to_native(arrays.raw[k : k + 1], origin=None if card is None else card.origin)
+        scale = None if card is None else card.calibration
+        return (Calibration.of_classifier(1) if scale is None else scale.of_class(k)).probability(evidence)[0]
 
     def mask(self, image: str, label: str) -> np.ndarray | None:
         """Where the map reaches the threshold of this evaluation."""
@@ -196,35 +189,6 @@ class Maps:
     def _threshold(self, image: str, label: str) -> float:
         value = float(self.rows.get((image, label), {}).get("map_threshold", NAN))
         return value if np.isfinite(value) else 0.5
-
-    def _geometry(self, native: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Geometry:
-        """The way home that the arrays tell."""
-        if self.run.foreign:
-            return Geometry.letterbox(native, native)
-        centred = bool(self.run.config.get("preprocess.centred", True))
-        size = arrays["input"].tolist() if "input" in arrays else [self.run.config["preprocess.size"]] * len(native)
-        window = tuple((int(a), int(b)) for a, b in arrays["crop"])
-        if "whole" not in arrays:
-            return Geometry.letterbox(native, size, crop=window, centred=centred)
-        whole, shift = (tuple(arrays[name].tolist()) for name in ("whole", "shift"))
-        return Geometry(native, tuple(size), window, whole=whole, shift=shift)
-
-    def _origin(self) -> tuple[float, ...] | None:
-        origin = self.run.card.get("origin")
-        return None if origin is None or self.run.foreign else tuple(map(float, origin))
-
-    def _scale(self, names: Sequence[str], label: str) -> Calibration:
-        """The calibrated scale of one class; the classes of the card are those of the arrays."""
-        found, k = self.run.card.get("calibration"), names.index(label)
-        if not found:
-            return Calibration.of_classifier(1)
-        knots = found.get("knots") or ()
-        one = tuple((tuple(map(float, a)), tuple(map(float, b))) for a, b in knots[k : k + 1])
-        return Calibration((float(found["scale"][k]),), (float(found["offset"][k]),), knots=one)
-
-
-def _arrays(run: Compared) -> Path:
-    return run.folder.evaluation(run.split) / "arrays"
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------
@@ -258,28 +222,22 @@ def _hottest(sources: Mapping[str, Maps], common: Common) -> dict[tuple[str, str
 
 def _lineup(pick: Pick, sources: Mapping[str, Maps]) -> Lineup | None:
     kept = next(_kept_pictures(pick.image, sources), None)
-    if kept is None or kept["image"].ndim not in (2, 3) or (kept["image"].ndim == 3 and kept["image"].shape[2] != 3):
+    if kept is None or kept.picture is None:
         return None
-    image = shrink(kept["image"], SIDE)
+    image = shrink(kept.picture.image, SIDE)
     zoom = -(-LINE_SIDE // max(image.shape[:2]))
-    truth = _truth(kept, pick.label)
+    truth = kept.truth_of(pick.label)
     bare = Panel("Image", np.zeros((1, 1, 4), np.uint8), "")
     drawn = Panel("Truth", line_layer(image.shape[:2], None, _small(truth), zoom=zoom), _truth_note(truth))
     panels = [_panel(name, maps, pick, _small(truth), zoom) for name, maps in sources.items()]
     return Lineup(pick, short_name(pick.image), image, (bare, drawn, *panels))
 
 
-def _kept_pictures(image: str, sources: Mapping[str, Maps]) -> Iterator[dict[str, np.ndarray]]:
+def _kept_pictures(image: str, sources: Mapping[str, Maps]) -> Iterator[CaseArrays]:
     for maps in sources.values():
         arrays = maps.read(image)
-        if arrays is not None and "image" in arrays:
+        if arrays is not None and arrays.picture is not None:
             yield arrays
-
-
-def _truth(arrays: Mapping[str, np.ndarray], label: str) -> np.ndarray | None:
-    k = [str(name) for name in arrays["classes"]].index(label)
-    known = "truth" in arrays and bool(arrays["truth_known"][k])
-    return arrays["truth"][k].astype(bool) if known else None
 
 
 def _small(plane: np.ndarray | None) -> np.ndarray | None:

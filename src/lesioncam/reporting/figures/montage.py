@@ -16,8 +16,9 @@ from PIL import Image
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
 from lesioncam.functional.overlay import PREDICTED, TRUTH, color_bar, heat_layer, line_layer, shrink
-from lesioncam.functional.slices import Slice, boxes_in
-from lesioncam.reporting.report.read import Case, kept_map, read_case, read_run
+from lesioncam.functional.slices import boxes_in
+from lesioncam.reporting.report.read import Case, read_run
+from lesioncam.runs.arrays import CaseArrays
 
 __all__ = ["HEAT", "Panel", "Row", "data_uri", "montage_row", "read_row", "readme_row"]
 
@@ -55,12 +56,11 @@ def read_row(case: Case) -> Row | None:
     """Image, heat map, boxes, masks of one gallery case, all on the one colour scale; None if no arrays were kept."""
     if case.arrays is None:
         return None
-    arrays = read_case(case.arrays)
+    arrays = CaseArrays.read(case.arrays)
     layers = _layers(arrays, case.label)
     boxes = _boxes(case.row.get("boxes", ""))
-    if "slice" in arrays:  # of a volume
-        cut = Slice(int(arrays["slice"][0]), int(arrays["slice"][1]))
-        boxes = [list(box) for box in boxes_in(boxes, cut, int(arrays["native"][0]))]
+    if arrays.picture is not None and arrays.picture.slice is not None:  # of a volume
+        boxes = [list(box) for box in boxes_in(boxes, arrays.picture.slice, arrays.geometry.native[0])]
     return montage_row(_small(layers), _scaled(boxes, layers["image"].shape))
 
 
@@ -117,20 +117,18 @@ def data_uri(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _layers(arrays: Mapping[str, np.ndarray], label: str) -> dict[str, Any]:
-    names = [str(name) for name in arrays["classes"]]
-    if label not in names:
-        raise RunError(f"the gallery shows class {label!r}, but its arrays hold {', '.join(names)}; evaluate again.")
-    shown = kept_map(arrays, label)
-    if shown is None:
+def _layers(arrays: CaseArrays, label: str) -> dict[str, Any]:
+    if label not in arrays.classes:
+        held = ", ".join(arrays.classes)
+        raise RunError(f"the gallery shows class {label!r}, but its arrays hold {held}; evaluate again.")
+    shown = arrays.map_of(label)
+    if arrays.picture is None or shown is None:
         raise RunError(f"the gallery shows class {label!r}, but its map was not kept; evaluate again.")
-    k = names.index(label)
-    known = "truth" in arrays and bool(arrays["truth_known"][k])
     return {
-        "image": arrays["image"],
+        "image": arrays.picture.image,
         "probability": shown,
-        "mask": arrays["masks"][k].astype(bool),
-        "truth": arrays["truth"][k].astype(bool) if known else None,
+        "mask": arrays.picture.masks[arrays.classes.index(label)].astype(bool),
+        "truth": arrays.truth_of(label),
     }
 
 

@@ -177,8 +177,7 @@ def _model(run: Run) -> list[Item]:
 def _training(run: Run) -> list[Item]:
     if run.evaluations[0].summary.foreign:
         return [Item("How the other tool was trained, and on which images")]
-    config, training = run.config, run.model.get("training", {})
-    best = training.get("best_epoch")
+    config, best = run.config, run.training.best_epoch
     wanted = ("epochs", "batch", "learning_rate", "weight_decay", "patience", "class_weights", "precision")
     chosen = {name: _named(_part(config, name)) for name in ("loss", "optimizer", "schedule")}
     return [

@@ -134,7 +134,7 @@ def _page(run: Run, *, share: bool) -> dict[str, Any]:
         "checklist": "share/checklist.html" if share else "checklist.html",
         "first": _section(first, share=share),
         "others": [_section(other, share=share) for other in others],
-        "history": history_plots(run.history, _best_epoch(run.model)),
+        "history": history_plots(run.history, run.training.best_epoch),
         "bar": color_bar(),
         "heat_title": HEAT,
         "provenance": _provenance(run.provenance, share=share),
@@ -294,11 +294,6 @@ def _dice(row: Mapping[str, Any]) -> str:
 
 
 # ---- the rest ----------------------------------------------------------------------------------------------------
-
-
-def _best_epoch(model: Mapping[str, Any]) -> int | None:
-    best = model.get("training", {}).get("best_epoch")
-    return int(best) if isinstance(best, int | float) else None
 
 
 def _provenance(provenance: Provenance, *, share: bool) -> list[tuple[str, str]]:

@@ -16,13 +16,15 @@ import yaml
 
 from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import CONTROLS
-from lesioncam.files import read_json
+from lesioncam.files import read_arrays, read_json
+from lesioncam.runs.card import TrainingRecord
 from lesioncam.runs.folder import RunFolder
+from lesioncam.runs.gallery import Shown, read_gallery
 from lesioncam.runs.provenance import Provenance
 from lesioncam.runs.state import RunState
 from lesioncam.runs.summary import Summary
 
-__all__ = ["Case", "Evaluation", "Run", "read_case", "read_run", "short_name", "shorten_command", "without_paths"]
+__all__ = ["Case", "Evaluation", "Run", "read_run", "short_name", "shorten_command", "without_paths"]
 
 GROUPS = ("missed", "false_alarm", "worst", "median", "best", "healthy")
 """The order of the gallery: what went wrong comes first."""
@@ -122,7 +124,7 @@ class Run:
     config: Mapping[str, Any]
     state: RunState
     provenance: Provenance
-    model: Mapping[str, Any]
+    training: TrainingRecord
     history: pd.DataFrame
     evaluations: tuple[Evaluation, ...]
 
@@ -146,33 +148,12 @@ def read_run(root: Path) -> Run:
     return Run(
         name=root.resolve().name,
         config=_read_yaml(folder.config),
-        state=RunState.read(folder.state),
-        provenance=Provenance.read(folder.provenance) if folder.provenance.is_file() else Provenance(),
-        model=read_json(folder.model) if folder.model.is_file() else {},
+        state=folder.read_state(),
+        provenance=folder.read_provenance(),
+        training=folder.read_training(),
         history=_read_table(folder.history) if folder.history.is_file() else pd.DataFrame(),
         evaluations=tuple(_read_evaluation(folder, split) for split in splits),
     )
-
-
-def read_case(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of one gallery picture; nothing in the file is executed.
-
-    Raises:
-        RunError: if the file is broken.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); run `lesioncam evaluate` again.") from error
-
-
-def kept_map(arrays: Mapping[str, np.ndarray], label: str) -> np.ndarray | None:
-    """The probability map of one class, ``(*native)`` float32, if the gallery kept it (of the class it shows)."""
-    names = [str(name) for name in arrays.get("shown", arrays["classes"])]
-    if "probability" not in arrays or label not in names:
-        return None
-    return np.asarray(arrays["probability"][names.index(label)], dtype=np.float32)
 
 
 def short_name(name: str) -> str:
@@ -248,7 +229,7 @@ def _numbers(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _read_evaluation(run: RunFolder, split: str) -> Evaluation:
-    summary, folder = Summary.read(run.summary(split)), run.evaluation(split)
+    summary, folder = run.read_summary(split), run.evaluation(split)
     metrics = _numbers(_read_table(folder / "metrics.csv"), ("value", "low", "high", "n", "undefined", "threshold"))
     cases = _read_cases(folder / "cases.csv", summary.method)
     return Evaluation(
@@ -257,7 +238,7 @@ def _read_evaluation(run: RunFolder, split: str) -> Evaluation:
         metrics=metrics,
         cases=cases,
         gallery=tuple(_read_gallery(folder, cases)),
-        curves=read_case(folder / "curves.npz") if (folder / "curves.npz").is_file() else {},
+        curves=read_arrays(folder / "curves.npz", what="curves") if (folder / "curves.npz").is_file() else {},
         subgroups=_read_subgroups(folder / "subgroups.csv"),
         shortcut=read_json(folder / "shortcut.json") if (folder / "shortcut.json").is_file() else {},
     )
@@ -273,28 +254,24 @@ def _read_cases(path: Path, method: str) -> pd.DataFrame:
 
 
 def _read_gallery(folder: Path, cases: pd.DataFrame) -> list[Case]:
-    if not (folder / "gallery.csv").is_file():
-        return []
-    shown = _read_table(folder / "gallery.csv")
-    if shown.empty:
-        return []
-    about = cases[cases["image"].isin(set(shown["image"]))]
+    shown = read_gallery(folder / "gallery.csv")
+    about = cases[cases["image"].isin({row.image for row in shown})]
     rows = {(row["image"], row["class"]): row for row in about.to_dict("records")}
     truth: dict[str, dict[str, float]] = {}
     for image, label in rows:
         truth.setdefault(str(image), {})[str(label)] = float(rows[image, label]["state"])
-    found = [_case(folder, line, rows, truth) for line in shown.to_dict("records")]
+    found = [_case(folder, row, rows.get((row.image, row.label), {}), truth.get(row.image, {})) for row in shown]
     return sorted(found, key=lambda case: GROUPS.index(case.group) if case.group in GROUPS else len(GROUPS))
 
 
-def _case(folder: Path, line: Mapping[Any, Any], rows: Mapping[Any, Any], truth: Mapping[str, Any]) -> Case:
-    arrays = folder / "arrays" / short_name(line.get("file", ""))
+def _case(folder: Path, shown: Shown, row: Mapping[Any, Any], truth: Mapping[str, float]) -> Case:
+    arrays = folder / "arrays" / short_name(shown.file)
     return Case(
-        image=short_name(line["image"]),
-        label=line["class"],
-        group=line["group"],
-        reason=line.get("reason", ""),
+        image=short_name(shown.image),
+        label=shown.label,
+        group=shown.group,
+        reason=shown.reason,
         arrays=arrays if arrays.is_file() else None,
-        row=rows.get((line["image"], line["class"]), {}),
-        truth=truth.get(line["image"], {}),
+        row=row,
+        truth=truth,
     )
