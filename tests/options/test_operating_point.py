@@ -66,6 +66,12 @@ def test_the_command_line_refuses_a_rule_that_makes_no_sense(verb, words, toy, t
     assert not (tmp_path / "run").exists()
 
 
+def test_adopting_refuses_a_rule_that_makes_no_sense(toy, tmp_path, capsys):
+    words = ["adopt", "timm:resnet18", str(toy), "-o", str(tmp_path / "run"), "--operating-point", "yuden"]
+    assert main(words) == 2
+    assert "Did you mean 'youden'" in capsys.readouterr().err
+
+
 def test_a_file_with_a_rule_that_makes_no_sense_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"operating_point": "best"}))
     with pytest.raises(OptionError, match=r"mine\.yaml: Unknown operating point 'best'"):

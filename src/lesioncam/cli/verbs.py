@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from lesioncam.cli.parse import parse
 from lesioncam.cli.readers import Pairs
 from lesioncam.options.data import TableConfig
-from lesioncam.options.run import CalibrationKind, MapMethod, RunConfig, Task
+from lesioncam.options.run import CalibrationKind, MapMethod, RunConfig, Task, make_config
 
 if TYPE_CHECKING:
     from lesioncam.data.table.duplicates import Pair
@@ -636,7 +636,7 @@ def adopt(words: Sequence[str]) -> int:
     from lesioncam.cli.parse import read_values
     from lesioncam.verbs.adopt import adopt as take_in
 
-    config = RunConfig(
+    config = make_config(
         table=args.read,
         task=args.task,
         calibration=args.calibration,

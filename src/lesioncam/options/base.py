@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,7 @@ __all__ = [
     "Config",
     "Fraction",
     "Share",
+    "describe_kinds",
     "from_text",
     "kinds_of",
     "parse_choice",
@@ -105,11 +106,28 @@ def kinds_of(union: object) -> dict[str, type[Config]]:
     return dict(sorted(by_kind.items()))
 
 
-def read_yaml(text: str) -> Any:
+def describe_kinds(kinds: Mapping[str, type[Config]]) -> str:
+    """What a user may type, with the defaults, for the help.
+
+    Example:
+        >>> from lesioncam.options.training import OPTIMIZERS
+        >>> describe_kinds(OPTIMIZERS)
+        'adam | adamw | sgd[,momentum=0.9,nesterov=false]'
+    """
+    described = []
+    for name, kind in kinds.items():
+        fields = {key: field.default for key, field in kind.model_fields.items() if key != "kind"}
+        options = ",".join(f"{key}={write_yaml(value)}" for key, value in fields.items())
+        described.append(f"{name}[,{options}]" if options else name)
+    return " | ".join(described)
+
+
+def read_yaml(text: str) -> object:
     """A value as YAML has it: numbers, lists, true and false, null."""
     import yaml
 
-    return yaml.safe_load(text)
+    value: object = yaml.safe_load(text)
+    return value
 
 
 def write_yaml(value: object) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from lesioncam.errors import OptionError
-from lesioncam.options.base import Config
+from lesioncam.options.base import Config, read_yaml
 from lesioncam.options.removed import pass_over_removed
 
 __all__ = ["SOFT", "AugmentConfig", "PreprocessConfig", "ResizeCropConfig", "TableConfig"]
@@ -21,7 +21,7 @@ SOFT = (0.55, 0.85)
 _WORDS = {"zero": "0", "zeros": "0", "one": "1", "ones": "1", "0": "0", "1": "1", "ignore": "ignore"}
 
 
-def _policy_word(value: Any) -> Any:
+def _policy_word(value: object) -> object:
     """``zeros``, ``ones``, ``soft``, 0.7 or ``[0.55, 0.85]``, in the form that is kept."""
     import yaml
 
@@ -30,7 +30,7 @@ def _policy_word(value: Any) -> Any:
         if word in _WORDS or word == "soft":
             return SOFT if word == "soft" else _WORDS[word]
         try:
-            value = yaml.safe_load(word)
+            value = read_yaml(word)
         except yaml.YAMLError:
             value = None
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -44,7 +44,7 @@ def _policy_word(value: Any) -> Any:
     raise ValueError("use ignore, 0 (zeros), 1 (ones), soft, a number between 0 and 1, or an interval [0.55, 0.85]")
 
 
-def _blank_word(value: Any) -> Any:
+def _blank_word(value: object) -> str:
     word = _WORDS.get(str(value).strip().lower().removesuffix(".0"))
     if word not in {"ignore", "0"}:
         raise ValueError("a blank becomes ignore or 0")

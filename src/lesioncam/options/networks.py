@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -17,7 +17,7 @@ class AdoptConfig(Config):
 
     model: str
     """timm:NAME, or module:function of your own."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, object] = Field(default_factory=dict)
     """Keyword arguments of the function that makes it (timm.create_model, or yours)."""
     prepare: ResizeCropConfig = ResizeCropConfig()
     """From a decoded image to its input."""
@@ -43,7 +43,7 @@ class BackboneConfig(Config):
     multiscale: NonNegativeInt = 0
     """Add the class maps of so many deeper, coarser stages to those of the stage of this stride; nothing is dilated
     then. For images."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, object] = Field(default_factory=dict)
     """More keyword arguments of timm.create_model, or of MONAI's network."""
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BeforeValidator, Field
@@ -37,7 +37,7 @@ _PLACES = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "r
 _SUFFIXES = {".yaml", ".yml"}
 
 
-def _lines(value: Any) -> Any:
+def _lines(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
@@ -170,7 +170,7 @@ def _place(given: str | Path) -> Path:
     return find(str(given), recipe_files(), "recipe")
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, object]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

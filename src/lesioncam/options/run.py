@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from lesioncam.errors import OptionError
 from lesioncam.lookup import find
-from lesioncam.options.base import Config, Fraction, from_text, parse_kind, validated
+from lesioncam.options.base import Config, Fraction, describe_kinds, from_text, parse_kind, validated
 from lesioncam.options.data import AugmentConfig, PreprocessConfig, TableConfig
 from lesioncam.options.networks import BackboneConfig, HeadConfig, parse_backbone
 from lesioncam.options.operating_point import parse_rule
-from lesioncam.options.poolings import LsePool, Pooling, parse_pooling
+from lesioncam.options.poolings import POOLING_TYPES, LsePool, Pooling, parse_pooling
 from lesioncam.options.removed import refuse_removed
 from lesioncam.options.training import (
     LOSSES,
@@ -100,10 +100,9 @@ class RunConfig(Config):
     weights: str = "none"
     """Start from: hub (timm's pretrained), a FILE (for volumes MedicalNet's, for instance), a run's folder, or none
     (random)."""
-    pooling: Annotated[Pooling, from_text(CHOICES["pooling"])] = LsePool()
-    """avg | max | lse[,sharpness=10] | exp | linear | topq[,fraction=0.02] | noisy_or[,prior=0.003] |
-    pcam[,temperature=0.5] | attention[,hidden=128,gated=true,shared=false] | acam[,combine=product,shared=false]; each
-    also ,preset=paper|recommended"""
+    pooling: Annotated[Pooling, from_text(CHOICES["pooling"])] = Field(
+        LsePool(), description=f"{describe_kinds(POOLING_TYPES)}; each also ,preset=paper|recommended"
+    )
     head: HeadConfig = HeadConfig()
     """Between features and class maps."""
     aids: AidsConfig = AidsConfig()
@@ -125,8 +124,7 @@ class RunConfig(Config):
     dense_negative: NonNegativeFloat = 0.0
     """Weight of a second loss: in an image without a class, every location of its map is negative; 1 is worth trying
     with avg."""
-    loss: Annotated[Loss, from_text(CHOICES["loss"])] = BceLoss()
-    """bce | focal[,gamma=2,alpha=0.25] | class_balanced[,beta=0.999] | aucpr[,anchors=20,dual=0.1]"""
+    loss: Annotated[Loss, from_text(CHOICES["loss"])] = Field(BceLoss(), description=describe_kinds(LOSSES))
     select: Literal["auto", "auroc", "kappa", "loss"] = "auto"
     """What the best epoch has, on validation: the highest mean AUROC or quadratic-weighted kappa, or the lowest loss;
     auto is kappa for grades, otherwise AUROC."""
@@ -137,11 +135,12 @@ class RunConfig(Config):
     """Images per step."""
     learning_rate: PositiveFloat = 3e-3
     """Highest learning rate of the schedule."""
-    optimizer: Annotated[Optimizer, from_text(CHOICES["optimizer"])] = AdamwOptimizer()
-    """adamw | adam | sgd[,momentum=0.9,nesterov=true]"""
-    schedule: Annotated[Schedule, from_text(CHOICES["schedule"])] = OneCycleSchedule()
-    """onecycle[,warmup=0.25] | constant | cosine[,floor=0] | step[,every=30,factor=0.1] |
-    plateau[,factor=0.1,patience=5]"""
+    optimizer: Annotated[Optimizer, from_text(CHOICES["optimizer"])] = Field(
+        AdamwOptimizer(), description=describe_kinds(OPTIMIZERS)
+    )
+    schedule: Annotated[Schedule, from_text(CHOICES["schedule"])] = Field(
+        OneCycleSchedule(), description=describe_kinds(SCHEDULES)
+    )
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled for AdamW, added to the gradient otherwise; norms and biases do not decay."""
     gradient_clip: NonNegativeFloat = 0.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pydantic import BaseModel
 
@@ -132,8 +132,8 @@ def split_values(option: str, text: str) -> list[object]:
     """
     strong = _pieces(text, ";|")
     parts = strong if len(strong) > 1 else _pieces(text, ",")
-    if len(parts) == 1 and parts[0].startswith("["):
-        return list(_yaml(option, parts[0]))
+    if len(parts) == 1 and parts[0].startswith("[") and isinstance(listed := _yaml(option, parts[0]), list):
+        return listed
     if len(strong) == 1 and option in CHOICES and (torn := [part for part in parts if "=" in part]):
         raise OptionError(
             f"--vary {option}={text}: {torn[0]!r} is an option of a choice, and the comma separates choices here; put "
@@ -156,7 +156,7 @@ def _pieces(text: str, separators: str) -> list[str]:
     return [piece.strip() for piece in found]
 
 
-def _yaml(option: str, text: str) -> Any:
+def _yaml(option: str, text: str) -> object:
     import yaml
 
     try:
