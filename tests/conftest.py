@@ -141,10 +141,10 @@ WORDS = [
 
 @pytest.fixture(scope="session")
 def toy_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run on the toy, through the command line, validated and tested once.
+    """One finished run on the toy, through the command line, validated and tested once; never changed.
 
-    Never changed: a test that evaluates it again or
-    edits it copies it first."""
+    A test that evaluates it again or edits it copies it first.
+    """
     from lesioncam.cli import main
 
     out = tmp_path_factory.mktemp("runs") / "toy"

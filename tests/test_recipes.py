@@ -174,13 +174,13 @@ def test_chexpert_labels_are_read_as_published(tmp_path):
 
 
 def write_films(folder, classes, *, exclusive, colour=False):
-    """Eight made-up images, four for training; the second half of each split has what the first half has not."""
+    """Made-up images, two for training or one of each class, two for validation."""
     rng = np.random.default_rng(0)
-    rows = []
-    for i in range(8):
+    rows, train = [], len(classes) if exclusive else 2
+    for i in range(train + 2):
         image = rng.integers(0, 255, (90, 80), dtype=np.uint8)
         Image.fromarray(image).save(folder / f"{i}.png")
-        row = {"image": f"{i}.png", "split": "train" if i < 4 else "val", "patient": f"P{i}"}
+        row = {"image": f"{i}.png", "split": "train" if i < train else "val", "patient": f"P{i}"}
         if exclusive:
             row["label"] = classes[i % len(classes)]
         else:
@@ -193,11 +193,11 @@ def write_films(folder, classes, *, exclusive, colour=False):
 def write_chexpert(folder, classes):
     rng = np.random.default_rng(0)
     rows = []
-    for i in range(8):
+    for i in range(4):
         name = f"train/patient{i:05d}/study1/view1_frontal.jpg"
         (folder / name).parent.mkdir(parents=True)
         Image.fromarray(rng.integers(0, 255, (90, 80), dtype=np.uint8)).save(folder / name)
-        rows.append({"Path": name, "split": "train" if i < 4 else "val"} | dict.fromkeys(classes, float(i % 2)))
+        rows.append({"Path": name, "split": "train" if i < 2 else "val"} | dict.fromkeys(classes, float(i % 2)))
     pd.DataFrame(rows).to_csv(folder / "t.csv", index=False)
     return folder / "t.csv"
 
@@ -205,10 +205,10 @@ def write_chexpert(folder, classes):
 def write_slabs(folder):
     rng = np.random.default_rng(0)
     rows = []
-    for i in range(8):
+    for i in range(4):
         slab = nib.Nifti1Image(rng.normal(100, 20, (40, 48, 12)).astype(np.float32), np.diag([1.0, 1.0, 1.0, 1.0]))
         nib.save(slab, folder / f"{i}.nii.gz")
-        split = "train" if i < 4 else "val"
+        split = "train" if i < 2 else "val"
         rows.append({"image": f"{i}.nii.gz", "class:tumour": i % 2, "split": split, "patient": f"P{i}"})
     pd.DataFrame(rows).to_csv(folder / "t.csv", index=False)
     return folder / "t.csv"
@@ -216,7 +216,7 @@ def write_slabs(folder):
 
 FINDINGS = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"]
 FINDINGS += ["Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"]
-TUMOURS = ["glioma", "meningioma", "pituitary"]
+TUMOURS = ["glioma", "meningioma"]
 
 DATA = {
     "acam-brats": write_slabs,

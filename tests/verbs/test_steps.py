@@ -203,6 +203,7 @@ def test_the_classifier_gives_logits_and_maps_in_one_pass(done):
     assert len(calls) == 1
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_report_is_rebuilt_from_the_folder_alone(done, tmp_path):
     elsewhere = tmp_path / done.name
     shutil.copytree(done, elsewhere)

@@ -59,7 +59,10 @@ _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 _KEPT = {"uint8", "uint16", "int16", "float32"}
 _DAMAGE = (
     Image.DecompressionBombError,
+    AttributeError,
+    MemoryError,
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     TypeError,
