@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,12 @@ from torch import nn
 
 from lesioncam.data.io.image import read_image
 from lesioncam.explanation.explain import METHODS
+from lesioncam.export.predictions import WRITERS, Drawn
+from lesioncam.geometry import Geometry
 from lesioncam.models.pooling import Pool, Seen, build_pool
 from lesioncam.options.poolings import POOLING_TYPES
+from lesioncam.segmentation.mask import segment
+from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
 # ---- poolings ----------------------------------------------------------------------------------------------------
 
@@ -144,3 +148,39 @@ FILE_KINDS: dict[str, FileKind] = {
     "nifti 16 bit": FileKind(".nii.gz", _noise(6, 5, 4, dtype="int16"), _nifti, _as_radiologists),
     "nifti float": FileKind(".nii.gz", _noise(6, 5, 4, dtype="float32"), _nifti, _as_radiologists),
 }
+
+# ---- what a case is ----------------------------------------------------------------------------------------------
+
+CLASSES = ("mass", "ring")
+
+
+def case_of(
+    maps: np.ndarray, probabilities: Sequence[float], name: str = "a", *, threshold: float = 0.5, decision: float = 0.5
+) -> CaseResult:
+    """What a classifier would say: maps are logits ``(K, *size)`` on the grid of the file, so that each pixel is known."""
+    raw = np.asarray(maps, np.float32)
+    geometry = Geometry.letterbox(raw.shape[1:], raw.shape[1:])
+    heatmap = Heatmap(raw, CLASSES[: len(raw)], "cam", "head", geometry, Calibration.of_classifier(len(raw)))
+    p = np.clip(np.asarray(probabilities, np.float64), 1e-12, 1 - 1e-12)
+    logits = np.log(p / (1 - p)).astype(np.float32)
+    decisions = tuple(Threshold(decision, "val") for _ in raw)
+    cut = segment(heatmap, [Threshold(threshold, "val")] * len(raw))
+    return CaseResult(name, f"{name}.png", heatmap.classes, logits, p.astype(np.float32), decisions, heatmap, cut)
+
+
+# ---- writers -----------------------------------------------------------------------------------------------------
+
+WRITER_NAMES = sorted(WRITERS)
+
+
+def write_one(name: str, result: CaseResult, pixels: np.ndarray, out: Path) -> None:
+    """Let one writer of `predict` write what it writes of a result."""
+    WRITERS[name](Drawn(result, pixels, result.heatmap.native(), "a"), out)
+
+
+# ---- metrics -----------------------------------------------------------------------------------------------------
+
+NOT_GRADED: set = set()
+CORRECTED: set = set()
+SIGNED={"volume_difference"}
+WORST: dict = {}
