@@ -157,7 +157,7 @@ CLASSES = ("mass", "ring")
 def case_of(
     maps: np.ndarray, probabilities: Sequence[float], name: str = "a", *, threshold: float = 0.5, decision: float = 0.5
 ) -> CaseResult:
-    """What a classifier would say: maps are logits ``(K, *size)`` on the grid of the file, so that each pixel is known."""
+    """What a classifier would say; maps are logits ``(K, *size)`` on the grid of the file: each pixel is known."""
     raw = np.asarray(maps, np.float32)
     geometry = Geometry.letterbox(raw.shape[1:], raw.shape[1:])
     heatmap = Heatmap(raw, CLASSES[: len(raw)], "cam", "head", geometry, Calibration.of_classifier(len(raw)))
@@ -180,7 +180,8 @@ def write_one(name: str, result: CaseResult, pixels: np.ndarray, out: Path) -> N
 
 # ---- metrics -----------------------------------------------------------------------------------------------------
 
-NOT_GRADED: set = set()
-CORRECTED: set = set()
-SIGNED={"volume_difference"}
-WORST: dict = {}
+SIGNED = {"volume_difference"}
+"""Best at 0, worse on both sides."""
+
+DISTANCES = {"hausdorff", "hd95", "assd"}
+"""Without a worst value."""

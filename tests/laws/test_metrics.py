@@ -1,9 +1,11 @@
 """What every metric must obey, from maps and scores to its line of the tables; a new metric is seen by itself."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
-from tests.laws.kinds import CORRECTED, NOT_GRADED, SIGNED, WORST, case_of
+from tests.laws.kinds import DISTANCES, SIGNED, case_of
 
 from lesioncam.evaluation.cases import Truth, case_rows
 from lesioncam.evaluation.extended import ExtendedCases, summarise_extended
@@ -21,6 +23,16 @@ def block(place, size=SIZE):
 
 PLACES = [np.s_[2:8, 3:11], np.s_[10:16, 12:22], np.s_[16:22, 2:9], np.s_[4:12, 20:28]]
 ELSEWHERE = [np.s_[18:22, 24:30], np.s_[2:6, 2:8], np.s_[2:7, 24:30], np.s_[18:22, 4:10]]
+LESIONS, HOT, PIXELS = np.array([48, 60, 42, 64]), np.array([24, 24, 30, 24]), 24 * 32
+
+WORST = {
+    "average_precision": (1 / 5 + 2 / 6 + 3 / 7 + 4 / 8) / 4,  # the four positives come last
+    "oracle_max_f1": 2 * 4 / (8 + 4),  # everything is called
+    "pxap": LESIONS.sum() / (4 * PIXELS),  # lesions as cold as all that is not hot
+    ("segmentation", "specificity"): 1 - (HOT / (PIXELS - LESIONS)).mean(),
+    "volume_difference": (HOT / LESIONS).mean() - 1,
+}
+"""The value of a prediction that is wrong in everything, where it is not 0 (or 1 where lower is better)."""
 
 
 def hot(*masks, size=SIZE):
@@ -33,20 +45,19 @@ def hot(*masks, size=SIZE):
 
 
 class Scene:
-    """Eight images: four with a mass, four with nothing; a ring is in none (its numbers are undefined)."""
+    """Eight images, sick and healthy in turn: four with a mass; none with a ring, whose numbers are undefined."""
 
     def __init__(self, score, drawn):
         """``score(i, sick)`` gives the probability of the mass, ``drawn(i, sick)`` its map."""
         self.images = []
         for i in range(8):
-            sick = i < 4
-            truth = Truth(
-                (float(sick), 0.0), (float(sick), 0.0), f"p{i}", "test", {"mass": block(PLACES[i])} if sick else {}
-            )
+            sick = i % 2 == 0
+            masks = {"mass": block(PLACES[i // 2])} if sick else {}
+            truth = Truth((float(sick), 0.0), (float(sick), 0.0), f"p{i}", "test", masks)
             maps = np.stack([drawn(i, sick), hot()])
             self.images.append((case_of(maps, (score(i, sick), 0.0), f"i{i}"), truth))
 
-    def table(self, order=range(8), *, exclusive=False, ordinal=False) -> pd.Series:
+    def table(self, order=range(8), *, exclusive=False, ordinal=False) -> pd.DataFrame:
         """Every metric of both tables, by its keys."""
         extended, rows = ExtendedCases(), []
         for i in order:
@@ -57,95 +68,121 @@ class Scene:
         return pd.concat([short, long], ignore_index=True).set_index(KEYS)
 
 
-def perfect():
-    return Scene(lambda i, sick: float(sick), lambda i, sick: hot(block(PLACES[i])) if sick else hot())
-
-
-def worst():
-    """Scores the wrong way round; hot where nothing is, cold on every lesion."""
-    return Scene(lambda i, sick: float(not sick), lambda i, sick: hot(block(ELSEWHERE[i % 4])))
-
-
-def middling(better=0):
-    """Half right: the first ``better`` sick images are drawn and scored perfectly, the others shifted and unsure."""
+def graded(right: int) -> Scene:
+    """The first images are scored and drawn as they are, the others the wrong way round: hot where nothing is."""
 
     def drawn(i, sick):
-        if not sick:
-            return hot()
-        rows, columns = PLACES[i]
-        shifted = np.s_[rows.start : rows.stop, columns.start + 2 : columns.stop + 2]
-        return hot(block(PLACES[i] if i < better else shifted))
+        if i >= right:
+            return hot(block(ELSEWHERE[i // 2]))
+        return hot(block(PLACES[i // 2])) if sick else hot()
 
-    return Scene(lambda i, sick: 1.0 if sick and i < better else (0.6 if sick else 0.55), drawn)
+    def score(i, sick):  # without ties, and never exactly 0 or 1
+        doubt = (i + 1) * (1e-8 if i < right else 1e-5)
+        return 1 - doubt if sick == (i < right) else doubt
+
+    return Scene(score, drawn)
+
+
+def blurred() -> Scene:
+    """Every lesion is drawn two pixels to its right, and scores are unsure."""
+
+    def drawn(i, sick):
+        rows, columns = PLACES[i // 2]
+        return hot(block(np.s_[rows, columns.start + 2 : columns.stop + 2])) if sick else hot()
+
+    return Scene(lambda i, sick: 0.6 if sick else 0.1 + 0.05 * i, drawn)
 
 
 @pytest.fixture(scope="module")
-def tables():
-    return {name: make().table() for name, make in (("perfect", perfect), ("worst", worst), ("middling", middling))}
+def steps():
+    """From everything wrong to everything right, image by image."""
+    return [graded(right).table() for right in range(9)]
 
 
-NAMES = sorted(set(perfect().table().index.get_level_values("metric")))
-every = pytest.mark.parametrize("metric", NAMES)
+@pytest.fixture(scope="module")
+def usual():
+    return blurred().table()
 
 
-def of(table, metric, label="mass"):
-    rows = table.xs((metric, label, "cam"), level=("metric", "class", "method"))
-    assert len(rows) == 1, (metric, label, rows)
-    return rows.iloc[0]
+NAMES = sorted({key[:2] for key in graded(8).table().index})
+every = pytest.mark.parametrize(("task", "metric"), NAMES)
 
 
-def test_a_healthy_dozen_is_seen():
-    assert len(NAMES) > 40
-    assert set(NAMES) >= set(WORST) | NOT_GRADED | CORRECTED | SIGNED | LOWER_IS_BETTER
+def of(table, task, metric, label="mass"):
+    return table.loc[(task, metric, label, "cam")]
+
+
+def loss(metric, value):
+    """The same the other way round where lower is better."""
+    return abs(value) if metric in SIGNED else (value if metric in LOWER_IS_BETTER else -value)
+
+
+def test_all_metrics_are_seen():
+    assert len(NAMES) > 50
+    assert {name for _, name in NAMES} >= DISTANCES | SIGNED | LOWER_IS_BETTER
 
 
 @every
-def test_a_perfect_prediction_is_perfect(metric, tables):
-    value = of(tables["perfect"], metric)["value"]
-    if metric in NOT_GRADED:
-        assert 0 <= value <= 1
+def test_a_perfect_prediction_is_perfect(task, metric, steps):
+    best = 0 if metric in LOWER_IS_BETTER | SIGNED else 1
+    assert of(steps[-1], task, metric)["value"] == pytest.approx(best, abs=1e-6)
+
+
+@every
+def test_the_worst_prediction_is_the_worst(task, metric, steps):
+    value = of(steps[0], task, metric)["value"]
+    if metric in DISTANCES:
+        assert value > 15
     else:
-        assert value == pytest.approx(0 if metric in LOWER_IS_BETTER | SIGNED else 1, abs=1e-6)
+        worst = WORST.get((task, metric), WORST.get(metric, 1 if metric in LOWER_IS_BETTER else 0))
+        assert value == pytest.approx(worst, abs=1e-4)
 
 
 @every
-def test_the_worst_prediction_is_the_worst(metric, tables):
-    value = of(tables["worst"], metric)["value"]
-    if metric in WORST:
-        assert WORST[metric](value), value
+def test_a_better_prediction_is_never_worse(task, metric, steps):
+    losses = [loss(metric, of(table, task, metric)["value"]) for table in steps]
+    assert all(after <= before + 1e-9 for before, after in pairwise(losses)), losses
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_order_of_images_does_not_matter(seed, usual):
+    """Values and counts; the intervals are drawn anew."""
+    found = blurred().table(np.random.default_rng(seed).permutation(8))
+    columns = ["value", "n", "undefined", "threshold"]
+    pd.testing.assert_frame_equal(found.loc[usual.index, columns], usual[columns], rtol=1e-12)
+
+
+@every
+def test_what_is_undefined_is_not_a_number_and_counted(task, metric, usual):
+    """Of a class that no image has: never 0 or 1, no image behind it, and no part of the mean and of its count."""
+    mass, ring, mean = (of(usual, task, metric, label) for label in ("mass", "ring", "macro"))
+    if np.isnan(ring["value"]):
+        assert (ring["n"], ring["undefined"]) == (0, 8)
+        assert ring[["low", "high"]].isna().all()
+        assert mean[["value", "n", "undefined"]].tolist() == mass[["value", "n", "undefined"]].tolist()
     else:
-        assert value == pytest.approx(1 if metric in LOWER_IS_BETTER else 0, abs=1e-6)
+        assert ring["n"] > 0
+        assert mean["value"] == pytest.approx((mass["value"] + ring["value"]) / 2)
 
 
 @every
-def test_a_better_prediction_is_not_worse(metric, tables):
-    values = [of(middling(better).table(), metric)["value"] for better in (0, 2, 4)] if metric not in CORRECTED else []
-    signs = [-abs(v) if metric in SIGNED else (-v if metric in LOWER_IS_BETTER else v) for v in values]
-    assert signs == sorted(signs) or np.allclose(signs, sorted(signs), atol=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_order_of_images_does_not_matter(seed, tables):
-    order = np.random.default_rng(seed).permutation(8)
-    found, known = middling().table(order), tables["middling"]
-    pd.testing.assert_frame_equal(found.sort_index(), known.sort_index(), check_exact=False, rtol=1e-12)
+def test_every_image_is_used_or_left_out(task, metric, usual):
+    for label in ("mass", "ring", "macro"):
+        row = of(usual, task, metric, label)
+        assert row["n"] + row["undefined"] == 8
 
 
 @every
-def test_a_class_that_no_image_has_is_undefined_and_counted(metric, tables):
-    """Not a number where nothing can be said, never 0 or 1, and no image behind it."""
-    row, mean = of(tables["middling"], metric, "ring"), of(tables["middling"], metric, "macro")
-    if np.isnan(row["value"]):
-        assert row["n"] == 0
-        assert row["undefined"] == 8
-        assert np.isnan([row["low"], row["high"]]).all()
-        assert mean["value"] == pytest.approx(of(tables["middling"], metric)["value"]), "the mean of what is defined"
-        assert mean["n"] == of(tables["middling"], metric)["n"]
-    else:
-        assert row["n"] > 0
+def test_an_interval_holds_its_value_or_is_none(task, metric, usual):
+    row = of(usual, task, metric)
+    assert row["low"] <= row["high"] or np.isnan(row["low"])
 
 
-@every
-def test_an_image_that_says_nothing_is_left_out_and_counted(metric, tables):
-    row = of(tables["middling"], metric)
-    assert row["n"] + row["undefined"] == 8
+def test_one_label_per_image_and_grades():
+    """The two measures of classes that exclude each other, with nobody as a group of its own."""
+    best, worst = (graded(right).table(exclusive=True, ordinal=True) for right in (8, 0))
+    for metric in ("balanced_accuracy", "kappa_quadratic"):
+        key = ("classification", metric, "macro", "cam")
+        assert (best.loc[[key], "value"] == 1).all()
+        assert (worst.loc[[key], "value"] <= 0).all()
