@@ -8,9 +8,6 @@ import pytest
 
 import lesioncam
 from lesioncam.cli import VERBS, main
-from lesioncam.functional.pooling import POOLINGS
-from lesioncam.models.pooling import LEARNABLE
-from lesioncam.options.poolings import POOLING_TYPES, PRESETS
 
 ROOT = Path(lesioncam.__file__).parent
 
@@ -50,13 +47,6 @@ def test_every_public_name_exists_and_is_documented():
 def test_unknown_public_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="no attribute 'explode'"):
         _ = lesioncam.explode
-
-
-def test_one_table_of_poolings():
-    assert {*POOLINGS, *LEARNABLE} == set(POOLING_TYPES) == set(PRESETS)
-    assert not set(POOLINGS) & set(LEARNABLE)
-    for kind, options in POOLING_TYPES.items():
-        assert options.model_fields["kind"].default == kind
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lesioncam.data.preprocess import Preprocess, display_image, foreground_box, to_planes
+from lesioncam.data.preprocess import Preprocess, ResizeCrop, display_image, foreground_box, to_planes
 from lesioncam.errors import GeometryError, ImageError
 from lesioncam.geometry import OUTSIDE, Geometry, resize
-from lesioncam.options.data import PreprocessConfig
+from lesioncam.options.data import PreprocessConfig, ResizeCropConfig
 
 SIZES = [(300, 180), (180, 300), (256, 256), (97, 131)]
 
@@ -111,6 +111,19 @@ def test_depth_is_kept_until_normalisation():
     values = sample.image[0][sample.valid]
     assert len(np.unique(values)) == 4096
     assert values.max() == pytest.approx(4095 / 65535, abs=1e-5)
+
+
+RAMP = np.arange(1001, dtype=np.float32).reshape(7, 143)
+"""Its percentile q is 10 q: half a percent at each end are the values up to 5 and from 995 on."""
+
+
+def test_half_a_percent_at_each_end_is_cut():
+    scaled = np.clip((RAMP - 5) / 990, 0, 1)
+    sample = Preprocess(PreprocessConfig(size=143, crop=False, channels=1))(RAMP)
+    np.testing.assert_allclose(sample.geometry.to_native(sample.image)[0], scaled, atol=1e-5)
+    np.testing.assert_array_equal(display_image(RAMP), np.floor(255 * scaled + 0.5))
+    whole = ResizeCropConfig(size=RAMP.shape, channels=1, crop_pct=1.0, crop_mode="squash", mean=(0.0,), std=(1.0,))
+    np.testing.assert_allclose(ResizeCrop(whole)(RAMP).image[0], scaled, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalise", ["percentile", "zscore"])

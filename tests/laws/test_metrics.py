@@ -84,13 +84,16 @@ def graded(right: int) -> Scene:
 
 
 def blurred() -> Scene:
-    """Every lesion is drawn two pixels to its right, and scores are unsure."""
+    """Every lesion is drawn two pixels to its right, scores are unsure, and of the last image the mass is unknown."""
 
     def drawn(i, sick):
         rows, columns = PLACES[i // 2]
         return hot(block(np.s_[rows, columns.start + 2 : columns.stop + 2])) if sick else hot()
 
-    return Scene(lambda i, sick: 0.6 if sick else 0.1 + 0.05 * i, drawn)
+    scene = Scene(lambda i, sick: 0.6 if sick else 0.1 + 0.05 * i, drawn)
+    case, _ = scene.images[-1]
+    scene.images[-1] = case, Truth((np.nan, 0.0), (np.nan, 0.0), "p7", "test")
+    return scene
 
 
 @pytest.fixture(scope="module")
