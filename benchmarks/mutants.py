@@ -1,8 +1,8 @@
 """Deliberate mistakes that tests must see: ``python -m benchmarks.mutants [WORD]``.
 
-Each mutant is one small change of the code that once passed every test. It is made in a copy of ``src`` under a temporary
-folder; the tests that should fail are run against the copy, the code itself is left as it is. Of each is said whether it
-was caught; the exit code is 1 if one was not. A WORD runs only the mutants whose name holds it.
+Each mutant is one small change of the code that once passed every test. It is made in a copy of ``src`` in a temporary
+folder, and the tests that should fail are run against the copy; the code itself is left as it is. Of each is said whether
+it was caught; the exit code is 1 if one was not. A WORD runs only the mutants whose name holds it.
 
 A mutant whose code has changed is reported as stale: give it its new text here.
 """
@@ -103,9 +103,9 @@ def caught(mutant: Mutant) -> str:
         source = Path(shutil.copytree(ROOT / "src", Path(folder) / "src"))
         if not mutated(mutant, source):
             return "stale"
-        words = ["-q", "-x", "-p", "no:cacheprovider", *mutant.tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests]
         environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, capture_output=True)
+        done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True)
         return {0: "NOT CAUGHT", 1: "caught"}.get(done.returncode, f"pytest ended with {done.returncode}")
 
 

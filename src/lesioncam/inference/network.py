@@ -15,9 +15,9 @@ from lesioncam.data.preprocess import Prepares
 from lesioncam.errors import LesioncamError
 from lesioncam.explanation.cam import LAYERLESS, Padded, maps_are_logits
 from lesioncam.explanation.capture import Target, quiet, ready, scores_of
-from lesioncam.explanation.twin import private
 from lesioncam.explanation.explain import explain
 from lesioncam.explanation.receptive import Cells, measure_cells
+from lesioncam.explanation.twin import private
 from lesioncam.inference.classifier import by_size, device_of
 from lesioncam.inference.scale import image_probabilities
 from lesioncam.inference.subject import Answer, Subject
