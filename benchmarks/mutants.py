@@ -1,7 +1,7 @@
 """Deliberate mistakes that tests must see: ``python -m benchmarks.mutants [WORD]``.
 
 Each mutant is one small change of the code that once passed every test. It is made in a copy of ``src`` in a temporary
-folder, and the tests that should fail are run against the copy; the code itself is left as it is. Of each is said whether
+folder, and the tests that should fail are run against it; the code itself is left as it is. Of each is said whether
 it was caught; the exit code is 1 if one was not. A WORD runs only the mutants whose name holds it.
 
 A mutant whose code has changed is reported as stale: give it its new text here.
