@@ -360,6 +360,15 @@ def test_tasks_side_by_side():
     assert "with code 7" in found[7].error
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, also where a shell has started these tests in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_reaches_what_is_running_and_nothing_more_is_begun():
     found = {}
     timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
