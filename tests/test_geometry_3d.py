@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.points import to_native_points
 
 from lesioncam.errors import GeometryError
 from lesioncam.geometry import Geometry
@@ -15,7 +16,7 @@ def test_thick_slices_are_stretched_to_the_proportions_of_the_body():
     assert geometry.scaled == (48, 48, 40)
     assert geometry.offset == (0, 0, 4)
     assert geometry.to_input_points([[0.0, 0.0, 0.0]])[0] == pytest.approx((0.5 * 1.6 - 0.5, -0.4, 4 - 0.4))
-    middle = geometry.to_native_points([[23.5, 23.5, 23.5]])[0]
+    middle = to_native_points(geometry, [[23.5, 23.5, 23.5]])[0]
     assert middle == pytest.approx((14.5, 119.5, 99.5))
     without = Geometry.letterbox((30, 240, 200), (48, 48, 48))
     assert without.scaled == (6, 48, 40)
@@ -46,7 +47,7 @@ def test_some_axes_shrink_while_others_grow():
     d, h = np.mgrid[:4, :80].astype(np.float32)
     volume = torch.from_numpy(np.broadcast_to((100 * d + h)[..., None], (4, 80, 80)).copy())[None, None]
     found = geometry.to_input(volume)[0, 0, 10:30, :, 20].numpy()
-    places = geometry.to_native_points([[10 + i, j, 20] for i in range(20) for j in range(40)]).reshape(20, 40, 3)
+    places = to_native_points(geometry, [[10 + i, j, 20] for i in range(20) for j in range(40)]).reshape(20, 40, 3)
     expected = 100 * np.clip(places[..., 0], 0, 3) + places[..., 1]
     assert np.abs(found - expected)[:, 1:-1].max() < 1e-2
 

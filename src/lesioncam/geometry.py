@@ -72,8 +72,8 @@ class Geometry:
         >>> g = Geometry.letterbox((200, 100), (64, 64))
         >>> g.scaled, g.offset
         ((64, 32), (0, 16))
-        >>> g.to_native_points([[31.5, 31.5]])
-        array([[99.5, 49.5]])
+        >>> g.to_input_points([[99.5, 49.5]])
+        array([[31.5, 31.5]])
         >>> Geometry.letterbox((20, 100, 100), (50, 50, 50), aspect=(5.0, 1.0, 1.0)).scaled      # thick slices
         (50, 50, 50)
     """
@@ -323,11 +323,6 @@ class Geometry:
             share = way.T / np.maximum(way.sum(axis=0, dtype=np.float64), 1e-12)[:, None]
             cells = np.moveaxis(np.tensordot(share, cells, axes=(1, axis)), 0, axis)
         return cells
-
-    def to_native_points(self, points: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
-        """Carry pixel-centre coordinates ``(n, axes)`` (array order) from the input to the native grid."""
-        scale, offset, start = self._affine()
-        return np.asarray((np.asarray(points, dtype=float) - offset + 0.5) / scale - 0.5 + start)
 
     def to_input_points(self, points: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
         """Carry pixel-centre coordinates ``(n, axes)`` (array order) from the native grid to the input."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.points import to_native_points
 
 from lesioncam.data.preprocess import Preprocess, ResizeCrop, display_image, foreground_box, to_planes
 from lesioncam.errors import GeometryError, ImageError
@@ -55,7 +56,7 @@ def test_a_cell_lands_where_the_network_looked(size, origin):
     cells = np.zeros((1, 16, 16), np.float32)
     cells[0, 8, 7] = 1.0
     home = geometry.to_native(cells, fill=0.0, origin=origin)[0]
-    expected = geometry.to_native_points([[first[0] + 8 * 8, first[1] + 7 * 8]])[0]
+    expected = to_native_points(geometry, [[first[0] + 8 * 8, first[1] + 7 * 8]])[0]
     assert centroid(home) == pytest.approx(expected.tolist(), abs=0.75)
     assert 0 <= home.min() <= home.max() <= 1
 
@@ -86,7 +87,7 @@ def test_outside_the_crop_is_cold():
 def test_points_go_there_and_back():
     geometry = Geometry.letterbox((301, 177), (128, 128), crop=[(11, 290), (3, 170)])
     points = np.array([[20.0, 30.5], [200.25, 100.0]])
-    np.testing.assert_allclose(geometry.to_native_points(geometry.to_input_points(points)), points)
+    np.testing.assert_allclose(to_native_points(geometry, geometry.to_input_points(points)), points)
 
 
 def test_geometry_in_three_dimensions_equals_two_with_depth_one():

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.points import to_native_points
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
@@ -55,7 +56,7 @@ def test_c10_resize_then_centre_crop_is_undone():
     would be 406.25, which is less than half an input pixel (4.9 native ones) away.
     """
     geometry = Geometry.resize_crop((2500, 3000), (224, 224))
-    corner = geometry.to_native_points([[-0.5, -0.5]])[0] + 0.5
+    corner = to_native_points(geometry, [[-0.5, -0.5]])[0] + 0.5
     assert corner.tolist() == pytest.approx([156.25, 42 * 3000 / 307])
     assert corner.tolist() == pytest.approx([156.25, 406.25], abs=3000 / 307 / 2)
     home = geometry.to_native(np.ones((1, 7, 7), np.float32))[0]
@@ -92,10 +93,10 @@ def test_points_and_maps_agree():
     geometry = Geometry.resize_crop((301, 177), (96, 64), crop_pct=0.8)
     cells = np.zeros((1, 24, 16), np.float32)
     cells[0, 12, 9] = 1
-    expected = geometry.to_native_points([[12 * 4 + 1.5, 9 * 4 + 1.5]])[0]
+    expected = to_native_points(geometry, [[12 * 4 + 1.5, 9 * 4 + 1.5]])[0]
     assert centroid(geometry.to_native(cells, fill=0.0)[0]) == pytest.approx(expected.tolist(), abs=0.5)
     points = np.array([[20.0, 30.5], [200.25, 100.0]])
-    np.testing.assert_allclose(geometry.to_native_points(geometry.to_input_points(points)), points)
+    np.testing.assert_allclose(to_native_points(geometry, geometry.to_input_points(points)), points)
 
 
 def test_half_pixel_centres_equal_the_library_resize_inside_the_crop():

@@ -18,7 +18,8 @@ from lesioncam.evaluation.extended import (
     read_extended,
     summarise_extended,
 )
-from lesioncam.evaluation.summary import LEVELS, METRICS, summarise
+from lesioncam.evaluation.metric import LEVELS
+from lesioncam.evaluation.summary import METRIC_COLUMNS, summarise
 from lesioncam.functional.boxes import component_boxes
 from lesioncam.functional.localisation import FALSE_POSITIVES
 from lesioncam.functional.metrics import patient_weights
@@ -400,7 +401,7 @@ def drawn(frame, draws, seed):
 def test_the_table_is_tidy_and_follows_the_default_table():
     frame, collected = many()
     metrics = summary(frame, collected)
-    assert tuple(metrics.columns) == METRICS
+    assert tuple(metrics.columns) == METRIC_COLUMNS
     assert not metrics.duplicated(["task", "metric", "class", "method"]).any()
     assert set(metrics["class"]) == {"mass", "ring", "macro"}
     assert (metrics["n"] + metrics["undefined"] == 14).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lesioncam.errors import LesioncamError
-from lesioncam.evaluation.protocol import check_roles, patient_digest, require_validation
+from lesioncam.evaluation.protocol import check_roles, patient_digest
 from lesioncam.types import Threshold
 
 PEOPLE = {"train": ["t1", "t2"], "val": ["v1", "v2"], "test": ["x1", "x2"]}
@@ -37,13 +37,6 @@ def test_every_leak_is_caught():
 def test_a_split_that_is_not_there():
     with pytest.raises(LesioncamError, match="train, val, test"):
         check_roles(PEOPLE, "fold1", [])
-
-
-@pytest.mark.parametrize("split", ["test", "train", "", "validation"])
-def test_choices_are_made_on_validation_only(split):
-    assert require_validation("val") == "val"
-    with pytest.raises(LesioncamError, match="val"):
-        require_validation(split)
 
 
 def test_digests_are_keyed_short_and_stable():

@@ -10,7 +10,7 @@ from sklearn import metrics as oracle
 from lesioncam.errors import RunError
 from lesioncam.evaluation.cases import COLUMNS, read_cases, write_cases
 from lesioncam.evaluation.summary import (
-    METRICS,
+    METRIC_COLUMNS,
     best_control,
     case_tables,
     curves,
@@ -127,7 +127,7 @@ def test_values_by_hand():
 
 def test_the_table_is_tidy():
     metrics = summarise(random_cases(), exclusive=False, draws=10)
-    assert tuple(metrics.columns) == METRICS
+    assert tuple(metrics.columns) == METRIC_COLUMNS
     assert not metrics.duplicated(["task", "metric", "class", "method"]).any()
     assert set(metrics["task"]) == {"classification", "localisation", "segmentation"}
     assert set(metrics["class"]) == {"mass", "ring", "macro", "any"}

@@ -10,7 +10,6 @@ from lesioncam.functional import boxes
 from lesioncam.functional.boxes import (
     box_iou,
     box_overlaps,
-    clip_boxes,
     component_boxes,
     from_inclusive,
     from_xywh,
@@ -178,14 +177,3 @@ def test_conversions():
     np.testing.assert_array_equal(from_inclusive(to_inclusive(table)), table)
     np.testing.assert_array_equal(table, kept)  # arguments are left alone
     assert from_xywh([]).shape == from_inclusive([]).shape == to_inclusive([]).shape == (0, 4)
-
-
-def test_boxes_end_at_the_image():
-    np.testing.assert_array_equal(
-        clip_boxes([[-3, -1, 4, 99], [8, 0, 9, 2], [1, 1, 2, 2]], native=(5, 6)),
-        [[0, 0, 4, 5], [6, 0, 6, 2], [1, 1, 2, 2]],
-    )
-    np.testing.assert_array_equal(clip_boxes([[0, 0, 0, 9, 9, 9]], native=(2, 3, 4)), [[0, 0, 0, 4, 3, 2]])
-    assert clip_boxes([], native=(2, 3, 4)).shape == (0, 6)
-    with pytest.raises(ValueError, match="4 numbers"):
-        clip_boxes([[0, 0, 1, 1]], native=(2, 3, 4))

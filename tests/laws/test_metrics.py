@@ -5,11 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.metric_table import PAGE, table
 from tests.laws.kinds import DISTANCES, SIGNED, case_of
 
 from lesioncam.evaluation.cases import Truth, case_rows
 from lesioncam.evaluation.extended import ExtendedCases, summarise_extended
-from lesioncam.evaluation.summary import LOWER_IS_BETTER, summarise
+from lesioncam.evaluation.metric import FAMILIES, METRICS, is_lower_better, metric_of, title_of
+from lesioncam.evaluation.summary import summarise
 
 SIZE = (24, 32)
 KEYS = ["task", "metric", "class", "method"]
@@ -117,17 +119,41 @@ def of(table, task, metric, label="mass"):
 
 def loss(metric, value):
     """The same the other way round where lower is better."""
-    return abs(value) if metric in SIGNED else (value if metric in LOWER_IS_BETTER else -value)
+    return abs(value) if metric in SIGNED else (value if is_lower_better(metric) else -value)
 
 
 def test_all_metrics_are_seen():
     assert len(NAMES) > 50
-    assert {name for _, name in NAMES} >= DISTANCES | SIGNED | LOWER_IS_BETTER
+    assert {name for _, name in NAMES} >= DISTANCES | SIGNED
+
+
+def test_every_metric_that_is_written_stands_in_the_table_and_every_row_of_it_is_written():
+    written = {
+        (one.task, one.name) for pair in [*NAMES, ("classification", "kappa_quadratic")] if (one := metric_of(*pair))
+    }
+    assert [pair for pair in NAMES if metric_of(*pair) is None] == []
+    assert set(METRICS) == written
+
+
+def test_a_row_of_the_table_says_all_there_is_to_say():
+    assert table() in PAGE.read_text(), "run python -m benchmarks.metric_table"
+    for (task, name), one in METRICS.items():
+        assert (one.task, one.name) == (task, name)
+        assert one.family in FAMILIES
+        assert one.title
+        assert one.why_undefined
+        assert one.who_is_left_out
+
+
+def test_a_name_has_one_title_and_one_direction_in_every_task():
+    for (_, name), one in METRICS.items():
+        assert title_of(name) == one.title.format("")
+        assert is_lower_better(name) == one.lower_is_better
 
 
 @every
 def test_a_perfect_prediction_is_perfect(task, metric, steps):
-    best = 0 if metric in LOWER_IS_BETTER | SIGNED else 1
+    best = 0 if metric in SIGNED or is_lower_better(metric) else 1
     assert of(steps[-1], task, metric)["value"] == pytest.approx(best, abs=1e-6)
 
 
@@ -137,7 +163,7 @@ def test_the_worst_prediction_is_the_worst(task, metric, steps):
     if metric in DISTANCES:
         assert value > 15
     else:
-        worst = WORST.get((task, metric), WORST.get(metric, 1 if metric in LOWER_IS_BETTER else 0))
+        worst = WORST.get((task, metric), WORST.get(metric, 1 if is_lower_better(metric) else 0))
         assert value == pytest.approx(worst, abs=1e-4)
 
 

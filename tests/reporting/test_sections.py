@@ -14,13 +14,14 @@ from tests.reporting.conftest import add_rows, row, write_shortcut, write_subgro
 from tests.reporting.test_report import Page, order, read
 
 from lesioncam.evaluation.controls import CONTROLS
+from lesioncam.evaluation.metric import family_of, title_of
 from lesioncam.reporting.figures.reliability import reliability
 from lesioncam.reporting.report.checklist import checklist
 from lesioncam.reporting.report.html import write_report
 from lesioncam.reporting.report.lights import lights
 from lesioncam.reporting.report.read import read_run
-from lesioncam.reporting.report.tables import FAMILIES, headlines
-from lesioncam.reporting.words.words import method_name, metric_name
+from lesioncam.reporting.report.tables import headlines
+from lesioncam.reporting.words.words import method_name
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -61,12 +62,12 @@ def test_every_table_of_all_metrics_states_its_convention(make_run):
     assert len(tables) == 7
     assert all("Convention: " in table for table in tables)
     for name in names:
-        assert folded.count(f'<th scope="row">{metric_name(name)}</th>') == 1
+        assert folded.count(f'<th scope="row">{title_of(name)}</th>') == 1
 
 
 def test_every_metric_has_one_family():
     pairs = [("classification", "ece"), ("segmentation", "hd95"), ("localisation", "afp@0.5"), ("localisation", "x")]
-    titles = [next(f.title for f in FAMILIES if f.holds(*pair)).split()[0] for pair in pairs]
+    titles = [family_of(*pair).title.split()[0] for pair in pairs]
     assert titles == ["Calibration", "Distances", "ChestX-ray8", "Locating:"]
 
 

@@ -19,27 +19,24 @@ from scipy.sparse.csgraph import connected_components
 
 from lesioncam.errors import LesioncamError, RunError
 from lesioncam.evaluation.controls import is_method
+from lesioncam.evaluation.metric import is_lower_better, shown_in
 from lesioncam.evaluation.summary import (
-    LOWER_IS_BETTER,
     CaseTable,
     Draws,
     Grid,
     Measure,
+    any_alarm,
     case_tables,
-    class_thresholds,
-    exclusive_groups,
+    classification_measures,
+    exclusive_accuracy,
     kappa_measure,
-    mean_measure,
+    localisation_measures,
     patient_draws,
-    per_class,
+    segmentation_measures,
 )
 from lesioncam.functional.metrics import (
-    auroc,
-    average_precision,
-    balanced_accuracy,
     interval,
     nan_mean,
-    weighted_ratio,
 )
 
 __all__ = [
@@ -61,17 +58,7 @@ __all__ = [
     "spread",
 ]
 
-COMPARED = (
-    "auroc",
-    "average_precision",
-    "balanced_accuracy",
-    "kappa_quadratic",
-    "dice",
-    "iou",
-    "pointing_game",
-    "box_hit_rate",
-    "false_alarm_rate",
-)
+COMPARED = tuple(metric for _, metric in shown_in("compared"))
 """The metrics that are compared, in the order of the tables."""
 
 VALUES = ("metric", "class", "run", "value", "low", "high", "n", "rank_first", "rank_last", "letters")
@@ -330,10 +317,7 @@ def _seen(values: Sequence[np.ndarray]) -> np.ndarray:
 
 def _columns(tables: Sequence[CaseTable], draws: Draws, *, exclusive: bool, ordinal: bool) -> Iterator[_Column]:
     """Metrics in the order of `COMPARED`; per class, then their mean, then any class."""
-    measures = [dict(_measures(table, draws.weights, exclusive=exclusive)) for table in tables]
-    if ordinal:
-        for each, table in zip(measures, tables, strict=True):
-            each["kappa_quadratic"] = kappa_measure(table, draws.weights)
+    measures = [_measures(table, draws.weights, exclusive=exclusive, ordinal=ordinal) for table in tables]
     for metric in [metric for metric in COMPARED if metric in measures[0]]:
         ones = [each[metric] for each in measures]
         if metric != "kappa_quadratic" and (metric != "balanced_accuracy" or not exclusive):
@@ -342,7 +326,7 @@ def _columns(tables: Sequence[CaseTable], draws: Draws, *, exclusive: bool, ordi
         means = [nan_mean(one.stats) for one in ones]
         yield _column(metric, "macro", means, [_behind_mean(one) for one in ones])
         if metric == "false_alarm_rate":
-            alarms = [_any_alarm(table, draws.weights) for table in tables]
+            alarms = [any_alarm(table, draws.weights) for table in tables]
             yield _column(metric, "any", [one.stats[:, 0] for one in alarms], [one.used[:, 0] for one in alarms])
 
 
@@ -355,37 +339,13 @@ def _behind_mean(one: Measure) -> np.ndarray:
     return np.asarray(one.used[:, defined].any(axis=1))
 
 
-def _measures(table: CaseTable, weights: np.ndarray, *, exclusive: bool) -> Iterator[tuple[str, Measure]]:
-    """The same definitions as `evaluation.summary.summarise` (tests hold them together)."""
-    column, none = table.column, np.full(len(table.classes), np.nan)
-    label, positive, score = column["label"], column["positive"], table.score
-    known = ((label == 0) | (label == 1)) & ~np.isnan(score)
-    for name, metric in (("auroc", auroc), ("average_precision", average_precision)):
-        yield name, Measure("classification", name, per_class(metric, score, label, weights), known, none)
-    if exclusive:
-        predicted, truth = exclusive_groups(table)
-        values = balanced_accuracy(predicted, truth, weights)[:, None]
-        yield "balanced_accuracy", Measure("classification", "balanced_accuracy", values, (truth >= 0)[:, None], none)
-    else:
-        found = mean_measure("classification", "", np.where(label == 1, positive, np.nan), weights, none)
-        spared = mean_measure("classification", "", np.where(label == 0, 1 - positive, np.nan), weights, none)
-        both = (found.stats + spared.stats) / 2
-        yield "balanced_accuracy", Measure("", "balanced_accuracy", both, found.used | spared.used, none)
-    level = class_thresholds(table, "map_threshold")
-    boxes = np.where(column["truth_boxes"] > 0, column["truth_boxes"], np.nan)
-    hits = weighted_ratio(column["boxes_hit"], boxes, weights)
-    used = ~np.isnan(boxes + column["boxes_hit"])
-    yield "box_hit_rate", Measure("localisation", "box_hit_rate", hits, used, level)
-    for name, source in {"pointing_game": "pointing", "false_alarm_rate": "false_alarm"}.items():
-        yield name, mean_measure("localisation", name, column[source], weights, level)
-    for name in ("dice", "iou"):
-        yield name, mean_measure("segmentation", name, column[name], weights, level)
-
-
-def _any_alarm(table: CaseTable, weights: np.ndarray) -> Measure:
-    """Healthy images with a mask of any class."""
-    alarms = np.fmax.reduce(table.column["false_alarm"], axis=1)[:, None]
-    return mean_measure("localisation", "false_alarm_rate", alarms, weights, np.full(1, np.nan))
+def _measures(table: CaseTable, weights: np.ndarray, *, exclusive: bool, ordinal: bool) -> dict[str, Measure]:
+    """The measures of `summarise` by name; where a name is used twice, that of the masks is not compared."""
+    measures = [*segmentation_measures(table, weights), *localisation_measures(table, weights)]
+    measures += classification_measures(table, weights, exclusive=exclusive)
+    measures += [exclusive_accuracy(table, weights)] if exclusive else []
+    measures += [kappa_measure(table, weights)] if ordinal else []
+    return {one.metric: one for one in measures}
 
 
 def _values(
@@ -409,7 +369,7 @@ def _values(
 
 def _beaten(metric: str, pairs: Sequence[Mapping[str, Any]]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """(better, worse) beyond chance, and the same in both orders."""
-    lower = metric in LOWER_IS_BETTER
+    lower = is_lower_better(metric)
     better = set()
     for pair in pairs:
         if pair["tie"] == 0:
@@ -420,7 +380,7 @@ def _beaten(metric: str, pairs: Sequence[Mapping[str, Any]]) -> tuple[set[tuple[
 
 def _by_value(column: _Column, names: Sequence[str]) -> list[str]:
     """Contenders that have a value, the best first."""
-    sign = 1 if column.metric in LOWER_IS_BETTER else -1
+    sign = 1 if is_lower_better(column.metric) else -1
     known = [(sign * value, r) for r, value in enumerate(column.stats[0]) if not np.isnan(value)]
     return [names[r] for _, r in sorted(known)]
 

@@ -34,7 +34,6 @@ __all__ = [
     "Scene",
     "brightness_map",
     "centre_prior",
-    "control_maps",
     "is_method",
     "mean_mask",
     "random_map",
@@ -258,13 +257,6 @@ def is_method(name: str) -> bool:
         [True, False, False, False]
     """
     return name not in CONTROLS and name not in BOUNDS and not name.startswith(READER)
-
-
-def control_maps(scene: Scene, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """The maps of every control (or some) for one image, each ``(k, *native)`` float32 in [0, 1]."""
-    wanted = CONTROLS if names is None else names
-    drawable = [name for name in wanted if name != "few_shot" or scene.few_shot is not None]
-    return {name: CONTROLS[name](scene) for name in drawable}
 
 
 class Ceiling(NamedTuple):

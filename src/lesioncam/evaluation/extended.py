@@ -17,9 +17,9 @@ import pandas as pd
 from lesioncam.errors import GeometryError, RunError
 from lesioncam.evaluation.cases import HIT, Truth, View, truth_boxes
 from lesioncam.evaluation.controls import is_method
+from lesioncam.evaluation.metric import LEVELS
 from lesioncam.evaluation.summary import (
-    LEVELS,
-    METRICS,
+    METRIC_COLUMNS,
     CaseTable,
     Grid,
     Measure,
@@ -259,7 +259,7 @@ def summarise_extended(
         seed: of the draws.
 
     Returns:
-        Tidy table with the columns `METRICS`.
+        Tidy table with the columns `METRIC_COLUMNS`.
 
     Raises:
         RunError: if ``extended`` has images, classes or methods that ``cases`` has not.
@@ -290,7 +290,7 @@ def summarise_extended(
             rows += one_row(table, kappa_measure(table, drawn.weights), "macro", drawn.owner) if graded else []
             measures = [*_classification(table, drawn.weights), *measures]
         rows += [row for measure in measures for row in measure_rows(table, measure, drawn.owner)]
-    return pd.DataFrame(rows, columns=list(METRICS))
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
 
 
 # ---- one map -----------------------------------------------------------------------------------------------------

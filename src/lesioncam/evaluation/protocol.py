@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lesioncam.errors import LesioncamError
 
-__all__ = ["TUNING", "Remembers", "check_roles", "key_mark", "patient_digest", "require_validation", "roles_digest"]
+__all__ = ["TUNING", "Remembers", "check_roles", "key_mark", "patient_digest", "roles_digest"]
 
 TUNING = "val"
 """The only split on which a threshold, a calibration or a choice is made."""
@@ -68,23 +68,6 @@ def roles_digest(images: Sequence[str], splits: Sequence[str | None], patients: 
     """
     rows = sorted((str(i), s or "", str(p)) for i, s, p in zip(images, splits, patients, strict=True))
     return sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
-
-
-def require_validation(split: str) -> str:
-    """Let a choice be made on validation only.
-
-    Raises:
-        LesioncamError: for any other split.
-
-    Example:
-        >>> require_validation("val")
-        'val'
-    """
-    if split != TUNING:
-        raise LesioncamError(
-            f"thresholds and choices are made on `{TUNING}` only, not on `{split}`; test is for the last look."
-        )
-    return split
 
 
 def check_roles(

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from lesioncam.errors import TableError
+from lesioncam.evaluation.metric import shown_in
 from lesioncam.evaluation.summary import own_method, summarise
 from lesioncam.lookup import find
 
@@ -39,18 +40,6 @@ SUBGROUPS = (
 NOT_GIVEN, OTHER = "not given", "other"
 MOST = 12
 """A column with more distinct values than this is banded (numbers) or cut (text)."""
-
-_METRICS = (
-    ("classification", "auroc"),
-    ("classification", "average_precision"),
-    ("classification", "balanced_accuracy"),
-    ("segmentation", "dice"),
-    ("segmentation", "iou"),
-    ("localisation", "pointing_game"),
-    ("localisation", "false_alarm_rate"),
-)
-_SIZE_METRICS = ("auroc", "dice", "iou", "pointing_game")
-_CONFIDENCE_METRICS = ("dice", "iou", "pointing_game")
 
 
 class _Group(NamedTuple):
@@ -129,7 +118,7 @@ def subgroup_table(
         raise TableError(f"the facts about image {twice!r} are given twice; keep one row per image.")
     facts = about.set_axis(about.index.map(str), axis=0)
     images = pd.Index(own["image"].unique())
-    metrics = [metric for _, metric in _METRICS]
+    metrics = [metric for _, metric in shown_in("groups")]
     groups = []
     for column in columns:
         find(column, dict.fromkeys(map(str, facts.columns)), "column")
@@ -179,11 +168,11 @@ def strata_table(
     trust = np.where(located, own["probability"].to_numpy(dtype=float), np.nan)
     negative = (own["label"] == 0).to_numpy()
     groups = [
-        _Group("lesion size", name, rows | negative, rows, int(rows.sum()), _SIZE_METRICS)
+        _Group("lesion size", name, rows | negative, rows, int(rows.sum()), [metric for _, metric in shown_in("sizes")])
         for name, rows in _thirds(area, ("small", "medium", "large"), "{:.0f}", " pixels")
     ]
     groups += [
-        _Group("confidence", name, rows, rows, int(rows.sum()), _CONFIDENCE_METRICS)
+        _Group("confidence", name, rows, rows, int(rows.sum()), [metric for _, metric in shown_in("confidences")])
         for name, rows in _thirds(trust, ("low", "middle", "high"), "{:.3g}", "")
     ]
     return _evaluate(own, groups, _Setting(exclusive, draws, seed, smallest))
@@ -204,7 +193,7 @@ def _evaluate(own: pd.DataFrame, groups: Sequence[_Group], setting: _Setting) ->
 
 def _short(metrics: pd.DataFrame) -> pd.DataFrame:
     """The metrics of the short list, in the order of ``metrics.csv``."""
-    wanted = pd.MultiIndex.from_frame(metrics[["task", "metric"]]).isin(_METRICS)
+    wanted = pd.MultiIndex.from_frame(metrics[["task", "metric"]]).isin(shown_in("groups"))
     return metrics[wanted].reset_index(drop=True)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import CONTROLS, is_method
+from lesioncam.evaluation.metric import is_lower_better
 from lesioncam.functional.metrics import (
     auroc,
     average_precision,
@@ -25,9 +26,7 @@ from lesioncam.functional.metrics import (
 )
 
 __all__ = [
-    "LEVELS",
-    "LOWER_IS_BETTER",
-    "METRICS",
+    "METRIC_COLUMNS",
     "CaseTable",
     "Draws",
     "Grid",
@@ -48,16 +47,8 @@ __all__ = [
     "summarise",
 ]
 
-METRICS = ("task", "metric", "class", "method", "value", "low", "high", "n", "undefined", "threshold")
+METRIC_COLUMNS = ("task", "metric", "class", "method", "value", "low", "high", "n", "undefined", "threshold")
 """Columns of ``metrics.csv``."""
-
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Overlaps T of the ChestX-ray8 protocol; a box counts above T, not at it."""
-
-LOWER_IS_BETTER = frozenset({"false_alarm_rate", "hausdorff", "hd95", "assd", "brier", "ece"}) | {
-    f"{kind}@{level:g}" for kind in ("afp", "iobb_afp") for level in LEVELS
-}
-"""Metrics of which the smallest value is the best."""
 
 
 class Grid(NamedTuple):
@@ -132,8 +123,9 @@ def summarise(
         seed: of the draws.
 
     Returns:
-        Tidy table with the columns `METRICS`. ``n`` counts the images behind a number, ``undefined`` the images left
-        out; a number nothing stands behind is NaN with ``n`` 0. ``threshold`` is the one the metric depends on, if any.
+        Tidy table with the columns `METRIC_COLUMNS`. ``n`` counts the images behind a number, ``undefined`` the images
+        left out; a number nothing stands behind is NaN with ``n`` 0. ``threshold`` is the one the metric depends on, if
+        any.
 
     Reference:
         Davison & Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8.
@@ -141,14 +133,14 @@ def summarise(
     weights, owner = patient_draws(cases, draws, seed)
     rows: list[dict[str, Any]] = []
     for table in case_tables(cases):
-        measures = [*_localisation(table, weights), *_segmentation(table, weights)]
+        measures = [*localisation_measures(table, weights), *segmentation_measures(table, weights)]
         if is_method(table.method):
-            rows += one_row(table, _exclusive_accuracy(table, weights), "macro", owner) if exclusive else []
+            rows += one_row(table, exclusive_accuracy(table, weights), "macro", owner) if exclusive else []
             rows += one_row(table, kappa_measure(table, weights), "macro", owner) if ordinal else []
-            measures = [*_classification(table, weights, exclusive=exclusive), *measures]
+            measures = [*classification_measures(table, weights, exclusive=exclusive), *measures]
         rows += [row for measure in measures for row in measure_rows(table, measure, owner)]
-        rows += one_row(table, _any_alarm(table, weights), "any", owner)
-    return pd.DataFrame(rows, columns=list(METRICS))
+        rows += one_row(table, any_alarm(table, weights), "any", owner)
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
 
 
 def own_method(cases: pd.DataFrame) -> str:
@@ -184,7 +176,7 @@ def best_control(metrics: pd.DataFrame, metric: str, label: str = "macro") -> pd
     chosen = chosen[chosen["value"].notna()]
     if chosen.empty:
         return None
-    best = chosen["value"].argmin() if metric in LOWER_IS_BETTER else chosen["value"].argmax()
+    best = chosen["value"].argmin() if is_lower_better(metric) else chosen["value"].argmax()
     return chosen.iloc[int(best)]
 
 
@@ -270,7 +262,8 @@ def case_tables(frame: pd.DataFrame, columns: Sequence[str] = NEEDED, *, grid: G
 # ---- from matrices to measures -----------------------------------------------------------------------------------
 
 
-def _classification(table: CaseTable, weights: np.ndarray, *, exclusive: bool) -> list[Measure]:
+def classification_measures(table: CaseTable, weights: np.ndarray, *, exclusive: bool) -> list[Measure]:
+    """By the image score, at the decision threshold or without one."""
     label, positive, level = (
         table.column["label"],
         table.column["positive"],
@@ -293,7 +286,8 @@ def _classification(table: CaseTable, weights: np.ndarray, *, exclusive: bool) -
     ]
 
 
-def _localisation(table: CaseTable, weights: np.ndarray) -> list[Measure]:
+def localisation_measures(table: CaseTable, weights: np.ndarray) -> list[Measure]:
+    """By the place of the map's peak, of boxes and of false alarms."""
     column, level = table.column, class_thresholds(table, "map_threshold")
     boxes = np.where(column["truth_boxes"] > 0, column["truth_boxes"], np.nan)
     hits = weighted_ratio(column["boxes_hit"], boxes, weights)
@@ -304,14 +298,15 @@ def _localisation(table: CaseTable, weights: np.ndarray) -> list[Measure]:
     ]
 
 
-def _segmentation(table: CaseTable, weights: np.ndarray) -> list[Measure]:
+def segmentation_measures(table: CaseTable, weights: np.ndarray) -> list[Measure]:
+    """By the mask at the map threshold."""
     level = class_thresholds(table, "map_threshold")
-    names = ("dice", "iou", "sensitivity", "specificity")
+    names = [name for name in ("dice", "iou", "sensitivity", "specificity") if name in table.column]
     return [mean_measure("segmentation", name, table.column[name], weights, level) for name in names]
 
 
-def _any_alarm(table: CaseTable, weights: np.ndarray) -> Measure:
-    """Healthy images with a mask of any class."""
+def any_alarm(table: CaseTable, weights: np.ndarray) -> Measure:
+    """False alarms of any class: healthy images in which something was marked."""
     alarms = np.fmax.reduce(table.column["false_alarm"], axis=1)[:, None]
     return mean_measure("localisation", "false_alarm_rate", alarms, weights, np.full(1, np.nan))
 
@@ -331,7 +326,7 @@ def exclusive_groups(table: CaseTable) -> tuple[np.ndarray, np.ndarray]:
     return predicted, np.where(known, truth, -1)
 
 
-def _exclusive_accuracy(table: CaseTable, weights: np.ndarray) -> Measure:
+def exclusive_accuracy(table: CaseTable, weights: np.ndarray) -> Measure:
     """Mean recall of the arg-max; images without any positive class are one more group."""
     predicted, truth = exclusive_groups(table)
     values = balanced_accuracy(predicted, truth, weights)
@@ -391,4 +386,4 @@ def one_row(table: CaseTable, measure: Measure, label: str, owner: np.ndarray) -
     several = len(np.unique(owner[used])) > 1
     low, high = interval(measure.stats[1:, 0]) if n and several else (float("nan"), float("nan"))
     numbers = (value, low, high, n, len(used) - n, float(measure.thresholds[0]))
-    return [dict(zip(METRICS, (measure.task, measure.metric, label, table.method, *numbers), strict=True))]
+    return [dict(zip(METRIC_COLUMNS, (measure.task, measure.metric, label, table.method, *numbers), strict=True))]

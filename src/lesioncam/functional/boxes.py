@@ -21,7 +21,6 @@ __all__ = [
     "Regions",
     "box_iou",
     "box_overlaps",
-    "clip_boxes",
     "component_boxes",
     "from_inclusive",
     "from_xywh",
@@ -212,28 +211,6 @@ def from_xywh(boxes: Boxes) -> np.ndarray:
     axes = table.shape[1] // 2
     table[:, axes:] += table[:, :axes]
     return table
-
-
-def clip_boxes(boxes: Boxes, native: Sequence[int]) -> np.ndarray:
-    """Cut boxes at the edges of their image; one that lies outside becomes empty, its area 0.
-
-    Args:
-        boxes: ``(m, 4)`` or ``(m, 6)``, half-open.
-        native: size of the image in array order, ``(height, width)`` or ``(depth, height, width)``.
-
-    Raises:
-        ValueError: if boxes and image differ in the number of axes.
-
-    Example:
-        >>> clip_boxes([[-2, 1, 5, 9], [20, 0, 30, 2]], native=(4, 6))
-        array([[0., 1., 5., 4.],
-               [6., 0., 6., 2.]])
-    """
-    table = _as_boxes(boxes)
-    if len(table) and table.shape[1] != 2 * len(native):
-        raise ValueError(f"boxes of {table.shape[1]} numbers do not fit an image of {len(native)} axes.")
-    ends = np.tile(np.asarray(native, dtype=np.float64)[::-1], 2)
-    return np.clip(table, 0.0, ends) if len(table) else np.zeros((0, len(ends)))
 
 
 def inside_boxes(point: Sequence[int], boxes: Boxes) -> np.ndarray:

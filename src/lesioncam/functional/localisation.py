@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 
 from lesioncam.errors import GeometryError, OptionError
 from lesioncam.functional.boxes import box_overlaps, regions
-from lesioncam.functional.segmentation import mask_counts_at_thresholds, overlap_counts, threshold_levels
+from lesioncam.functional.segmentation import overlap_counts
 
 __all__ = [
     "FALSE_POSITIVES",
@@ -37,8 +37,6 @@ __all__ = [
     "otsu_mask",
     "pointing",
     "pxap",
-    "pxap_counts",
-    "wsol_quantised_levels",
     "wsol_unit",
 ]
 
@@ -179,31 +177,6 @@ def wsol_unit(scores: np.ndarray) -> np.ndarray:
     return np.clip((values - low) / (high - low), 0, 1, dtype=values.dtype)
 
 
-def wsol_quantised_levels(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many thresholds each pixel passes by the authors' arithmetic: whole numbers, and ``>`` instead of ``>=``.
-
-    A pixel passes ``t`` where ``uint8(255 s) > int(t * max uint8(255 s))`` on the map ``s`` scaled to its own range.
-    For parity with their published numbers; pass the result to `box_sweep_levels` with ``convention="wsol"``.
-
-    Args:
-        scores: ``(*S)``, any unit.
-        thresholds: ``(T,)`` ascending in [0, 1].
-
-    Returns:
-        ``(*S)`` uint16.
-
-    Reference:
-        Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020, and its code.
-
-    Example:
-        >>> wsol_quantised_levels(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.5, 1.0]))
-        array([0, 1, 2], dtype=uint16)
-    """
-    bytes_ = _bytes(scores)
-    limits = np.floor(np.asarray(thresholds, dtype=np.float64) * bytes_.max(initial=0)) + 1
-    return threshold_levels(bytes_, limits)
-
-
 @overload
 def max_box_acc(iou: np.ndarray, delta: float) -> float: ...
 @overload
@@ -284,34 +257,6 @@ def maxboxacc_v2(best: np.ndarray, weights: np.ndarray | None = None) -> float |
     return np.asarray(np.mean([max_box_acc(best, delta, weights) for delta in (0.3, 0.5, 0.7)], axis=0))
 
 
-def pxap_counts(
-    unit_scores: np.ndarray, truth: np.ndarray, thresholds: np.ndarray, ignore: np.ndarray | None = None
-) -> PixelCounts:
-    """What one image adds to `pxap`.
-
-    Args:
-        unit_scores: ``(*S)``, the map scaled by `wsol_unit` (the protocol) or absolute (comparable between images).
-        truth: ``(*S)`` bool.
-        thresholds: ``(T,)`` ascending.
-        ignore: ``(*S)`` bool, pixels to leave out.
-
-    Raises:
-        GeometryError: if map and masks differ in size.
-
-    Example:
-        >>> pxap_counts(np.array([0.2, 0.6]), np.array([False, True]), np.array([0.0, 0.5]))
-        PixelCounts(positive=array([1, 1]), reached=array([2, 1]))
-    """
-    scores, true = np.asarray(unit_scores), np.asarray(truth, dtype=bool)
-    if ignore is not None:
-        _same(scores, ignore)
-        _same(scores, true)
-        kept = ~np.asarray(ignore, dtype=bool)
-        scores, true = scores[kept], true[kept]
-    counts = mask_counts_at_thresholds(scores, true, thresholds)
-    return PixelCounts(counts.both, counts.predicted)
-
-
 @overload
 def pxap(positive_counts: np.ndarray, all_counts: np.ndarray) -> float: ...
 @overload
@@ -336,9 +281,8 @@ def pxap(positive_counts: np.ndarray, all_counts: np.ndarray, weights: np.ndarra
         Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
 
     Example:
-        >>> scores, truth = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), np.array([1, 0, 1, 1, 0, 0])
-        >>> counts = pxap_counts(scores, truth, scores[::-1])
-        >>> round(pxap(counts.positive[None], counts.reached[None]), 6)           # (1 + 2/3 + 3/4) / 3
+        >>> found, reached = [[3, 3, 3, 2, 1, 1]], [[6, 5, 4, 3, 2, 1]]  # pixels of the lesion, of all
+        >>> round(pxap(np.array(found), np.array(reached)), 6)               # (1 + 2/3 + 3/4) / 3
         0.805556
     """
     both = np.hstack([np.atleast_2d(positive_counts), np.atleast_2d(all_counts)]).astype(np.float64)

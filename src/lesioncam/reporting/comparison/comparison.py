@@ -27,7 +27,7 @@ from lesioncam.evaluation.compare import (
     contenders_of,
     spread,
 )
-from lesioncam.evaluation.summary import LOWER_IS_BETTER
+from lesioncam.evaluation.metric import is_lower_better, title_of
 from lesioncam.files import write_text, write_with
 from lesioncam.functional.overlay import color_bar
 from lesioncam.reporting.comparison.compared import (
@@ -51,7 +51,7 @@ from lesioncam.reporting.figures.comparison_figures import difference_plots, hea
 from lesioncam.reporting.figures.figures import Plot, save_plots
 from lesioncam.reporting.figures.montage import data_uri
 from lesioncam.reporting.words.methods_text import Described, Protocol, bibliography, methods_text
-from lesioncam.reporting.words.words import metric_name, number
+from lesioncam.reporting.words.words import number
 
 __all__ = ["compare_runs", "latex_table"]
 
@@ -293,10 +293,10 @@ def latex_table(estimates: pd.DataFrame, caption: str = "") -> str:
     lines = []
     for metric in [metric for metric in COMPARED if metric in set(rows["metric"])]:
         own = {row["run"]: row for row in rows[rows["metric"] == metric].to_dict("records")}
-        arrow = r" $\downarrow$" if metric in LOWER_IS_BETTER else ""
+        arrow = r" $\downarrow$" if is_lower_better(metric) else ""
         cells = [_tex_value(own.get(name), single=len(names) == 1) for name in names]
         lines += [
-            " & ".join([_tex(metric_name(metric)) + arrow, *cells]) + r" \\",
+            " & ".join([_tex(title_of(metric)) + arrow, *cells]) + r" \\",
             " & ".join(["", *(_tex_interval(own.get(name)) for name in names)]) + r" \\",
         ]
     head = [
@@ -366,7 +366,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     grey = lambda image: data_uri(np.asarray(Image.fromarray(image).convert("L")))  # noqa: E731
-    environment.filters |= {"metric": metric_name, "number": number, "uri": data_uri, "grey_uri": grey}
+    environment.filters |= {"metric": title_of, "number": number, "uri": data_uri, "grey_uri": grey}
     environment.filters |= {"class_name": heading, "verdict": verdict, "signed": signed}
     return environment
 
@@ -386,7 +386,7 @@ def _page(result: _Result, values: Sequence[Plot], gaps: Sequence[Plot], text: s
         "answers": _answers(result),
         "means": _table(result.estimates, names, means=True),
         "classes": _table(result.estimates, names, means=False),
-        "lower": LOWER_IS_BETTER,
+        "lower": [name for name in COMPARED if is_lower_better(name)],
         "arg_max": _is_arg_max(result.estimates),
         "differences": _difference_rows(result.differences),
         "correction": CORRECTION,
@@ -435,7 +435,7 @@ def _answers(result: _Result) -> list[dict[str, str]]:
         ranked = own[own["rank_first"].notna()]
         if len(ranked) > 1:
             ahead = ranked[ranked["rank_first"] == 1]["run"].tolist()
-            found.append({"metric": metric_name(metric), "said": _ahead(ahead, len(ranked))})
+            found.append({"metric": title_of(metric), "said": _ahead(ahead, len(ranked))})
     return found
 
 

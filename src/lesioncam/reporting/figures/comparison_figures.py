@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lesioncam.evaluation.compare import COMPARED
+from lesioncam.evaluation.metric import title_of
 from lesioncam.reporting.figures.figures import COLOURS, MUTED, Plot, make_plot
-from lesioncam.reporting.words.words import metric_name, number
+from lesioncam.reporting.words.words import number
 
 __all__ = ["difference_plots", "heading", "signed", "value_plots", "verdict"]
 
@@ -50,7 +51,7 @@ def _value_plot(metric: str, estimates: pd.DataFrame) -> Plot | None:
     lines: list[tuple[str, Row | None]] = []
     for label, part in rows.groupby("class", sort=False):
         lines += [(heading(str(label)), None), *((str(row["run"]), row) for row in part.to_dict("records"))]
-    title = f"{metric_name(metric)} with 95 % interval"
+    title = f"{title_of(metric)} with 95 % interval"
 
     def draw(axes: Axes) -> None:
         for y, (_, row) in enumerate(lines):
@@ -74,7 +75,7 @@ def _difference_plot(metric: str, differences: pd.DataFrame) -> Plot | None:
     names = [f"{row['run_a']} − {row['run_b']}" for row in rows]
     ends = [row[key] for row in rows for key in ("difference", "low_corrected", "high_corrected")]
     reach = max(0.02, 1.1 * max((abs(end) for end in ends if math.isfinite(end)), default=0.02))
-    title = f"Difference of {metric_name(metric)}, mean of classes"
+    title = f"Difference of {title_of(metric)}, mean of classes"
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=MUTED, linewidth=0.8)

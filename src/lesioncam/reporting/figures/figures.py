@@ -17,10 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lesioncam.evaluation.metric import title_of
 from lesioncam.files import write_bytes, write_text
 from lesioncam.reporting.figures.reliability import Reliability, reliability
 from lesioncam.reporting.report.read import Evaluation
-from lesioncam.reporting.words.words import Estimate, estimate, method_name, metric_name, number
+from lesioncam.reporting.words.words import Estimate, estimate, method_name, number
 
 __all__ = [
     "Plot",
@@ -215,7 +216,7 @@ def _subgroups(evaluation: Evaluation, metric: str, rows: pd.DataFrame) -> Plot:
             if row is not None:
                 one = Estimate(metric, row["value"], row["low"], row["high"], 0, 0, "")
                 _draw_estimate(axes, y, one, "own")
-        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{metric_name(metric)} with 95 % interval")
+        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{title_of(metric)} with 95 % interval")
         axes.set_yticks(range(len(lines)), [_group_tick(name, row) for name, row in lines])
         axes.tick_params(axis="y", length=0)
         for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
@@ -225,7 +226,7 @@ def _subgroups(evaluation: Evaluation, metric: str, rows: pd.DataFrame) -> Plot:
 
     said = [f"{name}: {number(row['value'])}" if row is not None else name for name, row in lines]
     size = (3.0, 0.75 + 0.2 * len(lines))
-    return make_plot(f"subgroups-{evaluation.split}-{metric}", size, draw, f"{metric_name(metric)}. {'; '.join(said)}")
+    return make_plot(f"subgroups-{evaluation.split}-{metric}", size, draw, f"{title_of(metric)}. {'; '.join(said)}")
 
 
 def _group_tick(name: str, row: dict[Any, Any] | None) -> str:
@@ -309,7 +310,7 @@ def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None
         for y, (_, method, one) in enumerate(lines):
             if one is not None:
                 _draw_estimate(axes, y, one, _kind(evaluation, method))
-        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{metric_name(metric)} with 95 % interval")
+        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{title_of(metric)} with 95 % interval")
         axes.set_yticks(range(len(lines)), [_tick(label, method) for label, method, _ in lines])
         axes.tick_params(axis="y", length=0)
         for tick, (_, method, _) in zip(axes.get_yticklabels(), lines, strict=True):
@@ -395,7 +396,7 @@ def _name_missing(axes: Axes, evaluation: Evaluation, labels: Sequence[str], met
 
 def _alt(evaluation: Evaluation, what: str, curves: dict[str, Any], metric: str) -> str:
     said = "; ".join(_labelled(evaluation, label, metric) for label in curves)
-    return f"{what}. {metric_name(metric)} with 95 % interval: {said}."
+    return f"{what}. {title_of(metric)} with 95 % interval: {said}."
 
 
 def _operating_point(evaluation: Evaluation, label: str) -> tuple[list[float], list[float]]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from lesioncam.evaluation.metric import shown_in, title_of
 from lesioncam.reporting.report.lights import leak_text, opened_text, shortcut_state
 from lesioncam.reporting.report.read import Evaluation, Run, without_paths
-from lesioncam.reporting.report.tables import SHORT
-from lesioncam.reporting.words.words import Count, estimate, method_name, metric_name, number, plain
+from lesioncam.reporting.words.words import Count, estimate, method_name, number, plain
 from lesioncam.runs.summary import Summary
 
 __all__ = ["Item", "calibration_text", "checklist"]
@@ -212,7 +212,7 @@ def _evaluation(run: Run) -> list[Item]:
     beside = [method_name(name) for name in (*first.controls, *first.bounds)]
     columns = [] if first.subgroups.empty else [str(name) for name in dict.fromkeys(first.subgroups["column"])]
     return [
-        Item("Measures", ", ".join(dict.fromkeys(map(metric_name, own)))),
+        Item("Measures", ", ".join(dict.fromkeys(map(title_of, own)))),
         Item("Intervals", draws),
         Item("What it was compared with", ", ".join(beside) or None),
         Item("Subgroups that were measured", ", ".join(columns) or None),
@@ -244,12 +244,12 @@ def _results(first: Evaluation, count: Count) -> list[Item]:
 
 
 def _numbers(first: Evaluation) -> Iterable[str]:
-    for task, metric in SHORT:
+    for task, metric in shown_in("short"):
         for label in (first.mean, "any"):
             one = estimate(first, task, metric, label)
             if one is not None and one.known:
                 whose = {"macro": "mean of classes", "any": "any class"}.get(label, label)
-                yield f"{metric_name(metric)}, {whose}: {one.text}" + (f" ({one.interval})" if one.interval else "")
+                yield f"{title_of(metric)}, {whose}: {one.text}" + (f" ({one.interval})" if one.interval else "")
 
 
 def _availability(run: Run) -> list[Item]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from lesioncam.evaluation.controls import READER
+from lesioncam.evaluation.metric import title_of
 from lesioncam.files import write_text
 from lesioncam.functional.overlay import color_bar
 from lesioncam.reporting.figures.figures import (
@@ -42,7 +43,7 @@ from lesioncam.reporting.report.tables import (
     shortcut_table,
     subgroup_tables,
 )
-from lesioncam.reporting.words.words import Count, method_name, metric_name, number, plain
+from lesioncam.reporting.words.words import Count, method_name, number, plain
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import Provenance
 
@@ -111,7 +112,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "method": method_name,
-        "metric": metric_name,
+        "metric": title_of,
         "number": number,
         "uri": data_uri,
         "grey_uri": lambda image: data_uri(np.asarray(Image.fromarray(image).convert("L"))),

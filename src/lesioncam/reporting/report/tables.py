@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from lesioncam.evaluation.metric import FAMILIES, ORACLE, family_of, shown_in, title_of
 from lesioncam.evaluation.summary import best_control
 from lesioncam.reporting.report.lights import leak_text
 from lesioncam.reporting.report.read import Evaluation
-from lesioncam.reporting.words.words import ORACLE, Count, Estimate, counted, estimate, method_name, metric_name, number
+from lesioncam.reporting.words.words import Count, Estimate, counted, estimate, method_name, number
 
 __all__ = [
-    "SHORT",
     "Headline",
     "all_metrics",
     "control_tables",
@@ -28,98 +28,9 @@ __all__ = [
     "subgroup_tables",
 ]
 
-SHORT = (
-    ("classification", "auroc"),
-    ("classification", "average_precision"),
-    ("classification", "kappa_quadratic"),
-    ("segmentation", "dice"),
-    ("segmentation", "iou"),
-    ("localisation", "pointing_game"),
-    ("localisation", "false_alarm_rate"),
-)
-"""The default table."""
-BESIDE_CONTROLS = (
-    *(("segmentation", metric) for metric in ("dice", "iou", "sensitivity", "specificity")),
-    *(("localisation", metric) for metric in ("pointing_game", "box_hit_rate", "false_alarm_rate")),
-)
+BESIDE_CONTROLS = shown_in("controls")
 TASKS = ("classification", "segmentation", "localisation")
 LEAK_ROWS = 200
-
-
-@dataclass(frozen=True)
-class Family:
-    """Metrics of one kind and the convention they share."""
-
-    title: str
-    metrics: tuple[str, ...]
-    convention: str
-
-    def holds(self, task: str, metric: str) -> bool:
-        """Whether a metric, level and oracle aside, belongs here; an entry ending in "/" takes a whole task."""
-        name = metric.removeprefix(ORACLE)
-        return name in self.metrics or name.partition("@")[0] in self.metrics or f"{task}/" in self.metrics
-
-
-BOXES = "Boxes are half-open, x0 y0 x1 y1 in native pixels"
-FAMILIES = (
-    Family(
-        "Calibration of the image scores",
-        ("brier", "ece"),
-        "low is good; Brier is the mean squared error of the probability, ECE the mean gap between probability and "
-        "frequency over 15 bins of equal mass",
-    ),
-    Family(
-        "Recognising: is the finding in the image?",
-        ("classification/",),
-        "by the image score; sensitivity, specificity, F1 and balanced accuracy at the decision threshold (score at or "
-        "above it), fitted on validation; the others need no threshold",
-    ),
-    Family(
-        "Distances between margins",
-        ("hausdorff", "hd95", "assd"),
-        "low is good; in the unit of the spacing where the table knows it, in pixels otherwise; undefined where either "
-        "mask is empty",
-    ),
-    Family(
-        "Outlining: does the mask cover the lesion?",
-        ("segmentation/",),
-        "a pixel at or above the map threshold, fitted on validation, belongs to the mask; means over images with a "
-        "lesion mask, a missed lesion counts 0",
-    ),
-    Family(
-        "ChestX-ray8 protocol: boxes at fixed overlaps",
-        ("iou_acc", "iobb_acc", "afp", "iobb_afp"),
-        f"{BOXES}; boxes around each region of the map at the protocol's own two levels, 60 and 180 of 255 on the "
-        "map's own range; the overlap must exceed T; IoBB divides by the predicted box, so that one pixel inside the "
-        "lesion scores 1: read it beside IoU; false positives, low is good",
-    ),
-    Family(
-        "WSOL protocol: MaxBoxAcc and PxAP",
-        ("maxboxacc_v1", "maxboxacc_v2", "pxap"),
-        f"{BOXES}, unless the protocol counts the last pixel in; maps scaled to their own range; MaxBoxAcc takes the "
-        "best one threshold for the whole set, which the protocol chooses on these very images; PxAP needs none",
-    ),
-    Family(
-        "CheXlocalize protocol: mIoU and hit rate",
-        ("miou", "miou_true_positives", "hit_rate"),
-        "masks by the protocol's own threshold on each map (Otsu); mIoU over images with the finding, or over true "
-        "positives only, which leaves every miss out; the hit rate asks whether the hottest pixel lies in the mask",
-    ),
-    Family(
-        "Free-response: marks with a score",
-        ("froc", "cpm", "box_ap"),
-        f"{BOXES}; every mark counts by its own hottest probability, over all thresholds; CPM is the mean sensitivity "
-        "at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per image",
-    ),
-    Family(
-        "Locating: does the map point at the lesion?",
-        ("localisation/",),
-        f"{BOXES}; the pointing game needs no threshold, the others take the map threshold fitted on validation; a "
-        "false alarm is a healthy image with any mask, low is good",
-    ),
-)
-"""The first that holds a metric takes it; printed in the order of the issue: recognise, outline, locate."""
-PRINTED = tuple(FAMILIES[i] for i in (1, 0, 3, 2, 8, 4, 5, 6, 7))
 
 
 @dataclass(frozen=True)
@@ -157,7 +68,7 @@ def is_localised(evaluation: Evaluation) -> bool:
 
 def short_table(evaluation: Evaluation, count: Count) -> dict[str, Any] | None:
     """The default table: a row per class, the numbers that matter most, and what was counted."""
-    columns = [column for column in SHORT if _measured(evaluation, *column)]
+    columns = [column for column in shown_in("short") if _measured(evaluation, *column)]
     labels = _labels(evaluation, columns)
     rows = [(label, [estimate(evaluation, *column, label) for column in columns]) for label in labels]
     said = _counted(evaluation, columns, count)
@@ -167,10 +78,10 @@ def short_table(evaluation: Evaluation, count: Count) -> dict[str, Any] | None:
 def all_metrics(evaluation: Evaluation, count: Count) -> list[dict[str, Any]]:
     """Every metric of the method: a table per family, a row per metric, a column per class."""
     own = evaluation.metrics[evaluation.metrics["method"] == evaluation.method]
-    present = list(dict.fromkeys(zip(own["task"], own["metric"], strict=True)))
-    owner = {pair: next(family for family in FAMILIES if family.holds(*pair)) for pair in present if pair[0] in TASKS}
+    present = dict.fromkeys(zip(own["task"], own["metric"], strict=True))
+    owner = {pair: family_of(*pair) for pair in present if pair[0] in TASKS}
     tables = []
-    for family in PRINTED:
+    for family in FAMILIES.values():
         shown = [pair for pair, its in owner.items() if its is family and _measured(evaluation, *pair)]
         if labels := _labels(evaluation, shown):
             tables.append(
@@ -242,17 +153,17 @@ def _headline(evaluation: Evaluation, task: str, metric: str, own: Estimate) -> 
     label = evaluation.mean
     mean = "mean of classes" if label == "macro" else label
     if metric == "kappa_quadratic":
-        return Headline(metric_name(metric), own, "chance: 0.000", _verdict(own, 0.0, 0.0, "chance"))
+        return Headline(title_of(metric), own, "chance: 0.000", _verdict(own, 0.0, 0.0, "chance"))
     if task == "classification":
         return Headline(f"AUROC, {mean}", own, "chance: 0.500", _verdict(own, 0.5, 0.5, "chance"))
     best = best_control(evaluation.metrics, metric, label)
     control = None if best is None else estimate(evaluation, task, metric, label, str(best["method"]))
     if best is None or control is None:
-        return Headline(f"{metric_name(metric)}, {mean}", own, "no control was measured", "")
+        return Headline(f"{title_of(metric)}, {mean}", own, "no control was measured", "")
     beside = f"best control, {method_name(str(best['method']))}: {control.text}"
     beside += f" ({control.interval})" if control.interval else ""
     verdict = _verdict(own, control.value, control.high, "the best control")
-    return Headline(f"{metric_name(metric)}, {mean}", own, beside, verdict)
+    return Headline(f"{title_of(metric)}, {mean}", own, beside, verdict)
 
 
 def _verdict(own: Estimate, value: float, high: float, what: str) -> str:
@@ -291,7 +202,8 @@ def _compared(evaluation: Evaluation) -> list[tuple[str, tuple[str, ...]]]:
 
 def _subgroup_part(rows: pd.DataFrame, label: str, count: Count) -> dict[str, Any]:
     columns = list(dict.fromkeys(zip(rows["task"], rows["metric"], strict=True)))
-    columns.sort(key=lambda pair: SHORT.index(pair) if pair in SHORT else len(SHORT))
+    order = shown_in("short")
+    columns.sort(key=lambda pair: order.index(pair) if pair in order else len(order))
     cells = {(r["group"], r["task"], r["metric"]): r for r in rows.to_dict("records")}
     groups = list(dict.fromkeys(rows["group"]))
     lines = [(group, [_subgroup_cell(cells.get((group, *c)), count) for c in columns]) for group in groups]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from lesioncam.evaluation.metric import METRICS
 from lesioncam.options.poolings import POOLING_KINDS
 from lesioncam.runs.summary import Summary
 
@@ -79,17 +80,6 @@ RULES = {
     "sensitivity": "a sensitivity of at least {}",
     "specificity": "a specificity of at least {}",
     "cost": "the lowest cost of misses and false alarms ({})",
-}
-MEASURES = {
-    "auroc": "area under the ROC curve, ties counting half [@hanley1982]",
-    "average_precision": "average precision without interpolation [@davis2006]",
-    "balanced_accuracy": "balanced accuracy [@brodersen2010]",
-    "kappa_quadratic": "Cohen's kappa with quadratic weights [@cohen1968kappa]",
-    "dice": "the Dice coefficient of each image with a lesion [@dice1945]",
-    "iou": "intersection over union [@jaccard1912]",
-    "pointing_game": "the pointing game (hottest pixel inside the lesion, no tolerance) [@zhang2018excitation]",
-    "box_hit_rate": "the share of true boxes met by a predicted box with an intersection over union of at least 0.5",
-    "false_alarm_rate": "the share of healthy images in which anything was marked",
 }
 
 
@@ -238,7 +228,8 @@ def _choices(runs: Sequence[Described]) -> list[str]:
 
 
 def _measures(protocol: Protocol) -> list[str]:
-    names = [MEASURES[name] for name in protocol.metrics if name in MEASURES]
+    told = {name: one.sentence for (_, name), one in METRICS.items() if one.sentence}
+    names = [told[name] for name in protocol.metrics if name in told]
     where = {"test": "test images", "val": "validation images, on which thresholds were chosen,"}[protocol.split]
     people = "" if protocol.patients is None else f" of {protocol.patients} patients"
     behind = f"{protocol.images} {where}{people}"

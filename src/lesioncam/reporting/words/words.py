@@ -8,57 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lesioncam.evaluation.controls import BOUNDS, READER
+from lesioncam.evaluation.metric import metric_of, title_of
 from lesioncam.reporting.report.read import Evaluation
 
-__all__ = ["Count", "Estimate", "counted", "estimate", "method_name", "metric_name", "number", "plain"]
+__all__ = ["Count", "Estimate", "counted", "estimate", "method_name", "number", "plain"]
 
-METRICS = {
-    "auroc": "AUROC",
-    "average_precision": "Average precision",
-    "balanced_accuracy": "Balanced accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "f1": "F1",
-    "max_f1": "Highest F1",
-    "pf1": "Probabilistic F1",
-    "kappa_quadratic": "Quadratic-weighted kappa",
-    "brier": "Brier score",
-    "ece": "Calibration error (ECE)",
-    "dice": "Dice",
-    "dice_pooled": "Pooled Dice",
-    "dice_gated": "Dice gated by the image score",
-    "iou": "IoU",
-    "iou_pooled": "Pooled IoU",
-    "hausdorff": "Hausdorff distance",
-    "hd95": "Hausdorff distance (95th percentile)",
-    "assd": "Mean surface distance (ASSD)",
-    "volume_difference": "Volume difference",
-    "lesion_sensitivity": "Lesions found",
-    "lesion_precision": "Marks that are lesions",
-    "pointing_game": "Pointing game",
-    "hit_rate": "Hit rate",
-    "box_hit_rate": "Box hit rate",
-    "false_alarm_rate": "False alarm rate",
-    "miou": "mIoU",
-    "miou_true_positives": "mIoU of true positives only",
-    "maxboxacc_v1": "MaxBoxAcc V1",
-    "maxboxacc_v2": "MaxBoxAcc V2",
-    "pxap": "PxAP",
-    "cpm": "CPM",
-}
-WITH_LEVEL = {
-    "iou_acc": "Accuracy at IoU {}",
-    "iobb_acc": "Accuracy at IoBB {}",
-    "afp": "False positives per image at IoU {}",
-    "iobb_afp": "False positives per image at IoBB {}",
-    "froc": "Sensitivity at {} false positives per image",
-    "box_ap": "Average precision of boxes at IoU {}",
-    "sensitivity_at_specificity": "Sensitivity at specificity {}",
-    "specificity_at_sensitivity": "Specificity at sensitivity {}",
-}
-"""Metrics whose name ends with a level: after ``@``, or as the last part."""
-ORACLE = "oracle_"
 METHODS = {
     "cam": "CAM",
     "random_map": "random map",
@@ -69,28 +23,6 @@ METHODS = {
     "few_shot": "few-shot head on validation masks",
     "resolution_ceiling": "resolution ceiling",
     "supervised_bound": "supervised bound",
-}
-UNDEFINED = {
-    "auroc": "one class only",
-    "average_precision": "one class only",
-    "balanced_accuracy": "one class only",
-    "dice": "no lesion mask",
-    "iou": "no lesion mask",
-    "pointing_game": "no lesion mask or box",
-    "box_hit_rate": "no lesion mask or box",
-    "false_alarm_rate": "no healthy image",
-}
-UNDEFINED_IMAGE = {"sensitivity": "no positive image", "specificity": "no negative image"}
-UNDEFINED_PIXEL = {"sensitivity": "no lesion mask", "specificity": "no lesion mask"}
-LEFT_OUT = {
-    "classification": "without a known label",
-    "segmentation": "without a lesion mask",
-    "localisation": "without a lesion mask or box",
-}
-LEFT_OUT_OF = {
-    ("classification", "sensitivity"): "not positive",
-    ("classification", "specificity"): "not negative",
-    ("localisation", "false_alarm_rate"): "not healthy",
 }
 PROPER = frozenset({"Dice", "Brier", "Hausdorff"})
 
@@ -150,24 +82,6 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "undefined"
 
 
-def metric_name(metric: str) -> str:
-    """How a metric is called in print.
-
-    Example:
-        >>> metric_name("auroc"), metric_name("iou_acc@0.25"), metric_name("sensitivity_at_specificity_0.9")
-        ('AUROC', 'Accuracy at IoU 0.25', 'Sensitivity at specificity 0.9')
-        >>> metric_name("oracle_max_f1"), metric_name("a_measure_of_my_own")
-        ('Highest F1 (oracle)', 'a_measure_of_my_own')
-    """
-    if metric.startswith(ORACLE):
-        return f"{metric_name(metric.removeprefix(ORACLE))} (oracle)"
-    for sep in ("@", "_"):
-        name, _, level = metric.rpartition(sep)
-        if name in WITH_LEVEL:
-            return WITH_LEVEL[name].format(level)
-    return METRICS.get(metric, metric)
-
-
 def method_name(method: str) -> str:
     """How a map method, a control or a reader is called in print.
 
@@ -201,23 +115,23 @@ def counted(estimates: Iterable[tuple[str, Estimate]], count: Count = plain) -> 
     groups: dict[str, list[str]] = {}
     for task, one in estimates:
         names = groups.setdefault(_behind(one, task, count), [])
-        names += [name for name in (metric_name(one.metric),) if name not in names]
+        names += [name for name in (title_of(one.metric),) if name not in names]
     return [f"{_listed(names)} {said}" for said, names in groups.items()]
 
 
 def _estimate(row: Mapping[Any, Any]) -> Estimate:
-    metric, pixel = row["metric"], row["task"] != "classification"
-    why = UNDEFINED | (UNDEFINED_PIXEL if pixel else UNDEFINED_IMAGE)
-    if str(row.get("method", "")).startswith((*BOUNDS, READER)):  # they are drawn where there is a lesion
-        why = why | {"false_alarm_rate": "lesions only"}
+    known = metric_of(str(row["task"]), str(row["metric"]))
+    why = "nothing to measure" if known is None else known.why_undefined
+    if row["metric"] == "false_alarm_rate" and str(row.get("method", "")).startswith((*BOUNDS, READER)):
+        why = "lesions only"  # they are drawn where there is a lesion
     return Estimate(
-        metric=metric,
+        metric=row["metric"],
         value=row["value"],
         low=row["low"],
         high=row["high"],
         counted=_whole(row["n"]),
         undefined=_whole(row["undefined"]),
-        why=why.get(metric, "nothing to measure"),
+        why=why,
         hidden=str(row.get("hidden", "")),
         threshold=row.get("threshold", math.nan),
     )
@@ -230,7 +144,8 @@ def _whole(value: float) -> int:
 def _behind(one: Estimate, task: str, count: Count) -> str:
     if not one.known:
         return one.text
-    left_out = LEFT_OUT_OF.get((task, one.metric), LEFT_OUT[task])
+    known = metric_of(task, one.metric)
+    left_out = "left out" if known is None else known.who_is_left_out
     return "over " + _of(one.counted, one.undefined, left_out, count)
 
 
