@@ -14,8 +14,18 @@ from lesioncam.errors import RunError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
-__all__ = ["read_arrays", "read_json", "write_arrays", "write_bytes", "write_json", "write_text", "write_with"]
+__all__ = [
+    "read_arrays",
+    "read_json",
+    "write_arrays",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_text",
+    "write_with",
+]
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
@@ -82,6 +92,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     import numpy as np
 
     return write_with(path, lambda partial: np.savez_compressed(partial, **arrays))  # type: ignore[arg-type]
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> Path:
+    """Write a table, the same bytes on every system, whole or not at all."""
+    return write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
 
 
 def read_arrays(

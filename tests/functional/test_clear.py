@@ -18,7 +18,6 @@ from lesioncam.functional.clear import (
     class_scale,
     compose,
     dominant,
-    hsv_to_rgb,
     palette,
     project,
     reduce_channels,
@@ -79,17 +78,15 @@ class TestClasses:
 
 
 class TestColours:
-    def test_equals_colorsys(self):
-        values = np.random.default_rng(0).random((500, 3))
-        values[:7, 0] = np.arange(7) / 6
-        ours = hsv_to_rgb(values[:, 0], values[:, 1], values[:, 2])
-        theirs = np.array([colorsys.hsv_to_rgb(*each) for each in values])
-        np.testing.assert_allclose(ours, theirs, atol=1e-15)
+    @pytest.mark.parametrize("classes", [1, 2, 3, 6, 7, 12, 100])
+    def test_hues_equal_colorsys(self, classes):
+        expected = [colorsys.hsv_to_rgb(c / classes, 1.0, 1.0) for c in range(classes)]
+        np.testing.assert_allclose(palette("hue", classes), expected, atol=1e-15)
 
     def test_full_saturation(self):
         rng = np.random.default_rng(1)
-        hue, value = rng.random((40, 50)), rng.random((40, 50))
-        rgb = hsv_to_rgb(hue, 1.0, value)
+        which, value = rng.integers(0, 9, (40, 50)), rng.random((40, 50))
+        rgb = compose(which, value, palette("hue", 9))
         assert (rgb.max(-1) == value).all()
         assert (rgb.min(-1) == 0).all()
 

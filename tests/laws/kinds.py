@@ -18,7 +18,8 @@ from torch import nn
 
 from lesioncam.data.io.image import read_image
 from lesioncam.explanation.explain import METHODS
-from lesioncam.export.predictions import WRITERS, Drawn
+from lesioncam.export.predicted_image import PredictedImage
+from lesioncam.export.writers import WRITERS
 from lesioncam.geometry import Geometry
 from lesioncam.models.pooling import Pool, Seen, build_pool
 from lesioncam.options.poolings import POOLING_TYPES
@@ -175,7 +176,7 @@ WRITER_NAMES = sorted(WRITERS)
 
 def write_one(name: str, result: CaseResult, pixels: np.ndarray, out: Path) -> None:
     """Let one writer of `predict` write what it writes of a result."""
-    WRITERS[name](Drawn(result, pixels, result.heatmap.native(), "a"), out)
+    WRITERS[name](PredictedImage(result, pixels, result.heatmap.native(), "a"), out)
 
 
 # ---- metrics -----------------------------------------------------------------------------------------------------

@@ -167,8 +167,9 @@ def test_a_disk_that_refuses_leaves_nothing_half_written(name, axes, tmp_path, m
 
 def test_boxes_are_in_the_table(tmp_path):
     """The one kind that has no file of its own."""
-    from lesioncam.export.predictions import Drawn, _rows
+    from lesioncam.export.predicted_image import PredictedImage
+    from lesioncam.export.predictions import prediction_rows
 
     result, pixels = scene(2, tmp_path)
-    rows = list(_rows(Drawn(result, pixels, result.heatmap.native(), "a")))
+    rows = list(prediction_rows(PredictedImage(result, pixels, result.heatmap.native(), "a")))
     assert [json.loads(row["boxes"]) for row in rows] == [[[4, 3, 10, 8]], []]

@@ -14,7 +14,6 @@ from PIL import Image
 from tests.conftest import rendering
 
 from lesioncam.errors import RunError
-from lesioncam.reporting.figures.montage import readme_row
 from lesioncam.reporting.report.html import write_report
 from lesioncam.reporting.report.lights import lights
 from lesioncam.reporting.report.read import read_run
@@ -354,22 +353,6 @@ def test_a_broken_array_file_says_so(make_run):
         write_report(run)
 
 
-def test_the_readme_row_ends_with_a_cold_healthy_image(plain_run, tmp_path):
-    out = readme_row(plain_run, tmp_path / "row.png")
-    picture = np.array(Image.open(out))
-    height, width, _ = picture.shape
-    assert width / height == pytest.approx(1.5, abs=0.15)
-    colourful = np.ptp(picture.astype(int), axis=2) > 60
-    healthy = slice(int(height * 0.63), int(height * 0.86))
-    assert colourful[: int(height * 0.6)].any()
-    assert not colourful[healthy].any()
-
-
-def test_a_readme_row_needs_its_split(plain_run, tmp_path):
-    with pytest.raises(RunError, match="--split train"):
-        readme_row(plain_run, tmp_path / "row.png", "train")
-
-
 def test_a_colour_image_lies_grey_under_its_heat_map(make_run):
     def pink(_: int) -> tuple[np.ndarray, np.ndarray]:
         lesion = np.zeros((24, 32), bool)
@@ -382,4 +365,3 @@ def test_a_colour_image_lies_grey_under_its_heat_map(make_run):
     grey = pixels(own[0].partition("url(")[2].rstrip(")"))
     assert (grey[0, 0, :3] == grey[0, 0, 0]).all()
     assert len(own) == len(page.all("article"))
-    readme_row(run, run / "row.png", "val")

@@ -14,6 +14,7 @@ from tests.conftest import rendering
 from tests.reporting.conftest import Made, add_rows, row, write_run, write_shortcut, write_subgroups
 from tests.reporting.test_report import Page
 
+from lesioncam.options.verbs import VERBS
 from lesioncam.reporting.report.html import write_report
 from lesioncam.reporting.report.read import read_run
 from lesioncam.reporting.report.share import (
@@ -213,6 +214,11 @@ def test_commands_lose_every_value(command, said):
     assert "anna" not in found
     if not command.startswith("python"):
         assert found == said
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_the_command_line_is_kept(verb):
+    assert bare_command(f"lesioncam {verb} /home/anna") == f"lesioncam {verb} …"
 
 
 def test_settings_keep_numbers_and_words_of_fixed_lists():

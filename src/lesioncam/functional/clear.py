@@ -37,7 +37,6 @@ __all__ = [
     "class_scale",
     "compose",
     "dominant",
-    "hsv_to_rgb",
     "palette",
     "project",
     "reduce_channels",
@@ -146,39 +145,11 @@ def dominant(responses: Tensor) -> tuple[Tensor, Tensor]:
 # ---- colours -----------------------------------------------------------------------------------------------------
 
 
-def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray | float, value: np.ndarray | float) -> np.ndarray:
-    r"""Hue, saturation and value to red, green and blue, all in [0, 1].
-
-    .. math:: h' = 6H, \quad C = VS, \quad X = C (1 - |h' \bmod 2 - 1|), \quad m = V - C
-
-    and (C, X, 0), (X, C, 0), (0, C, X), (0, X, C), (X, 0, C), (C, 0, X) for :math:`\lfloor h' \rfloor` = 0 ... 5, each
-    plus m.
-
-    Args:
-        hue: ``(...)``; 1 is the same colour as 0.
-        saturation: broadcasts to the hue.
-        value: likewise.
-
-    Returns:
-        ``(..., 3)`` float64.
-
-    Example:
-        >>> hsv_to_rgb(np.array([0.0, 0.2, 0.4]), 1.0, 1.0).round(6).tolist()
-        [[1.0, 0.0, 0.0], [0.8, 1.0, 0.0], [0.0, 1.0, 0.4]]
-    """
-    sixth, saturation, value = np.broadcast_arrays(6.0 * np.asarray(hue, dtype=np.float64), saturation, value)
-    chroma = value * saturation
-    middle = chroma * (1.0 - np.abs(sixth % 2.0 - 1.0))
-    nothing = np.zeros_like(chroma)
-    c, x, o = chroma, middle, nothing
-    fans = np.stack([np.stack(each, -1) for each in ((c, x, o), (x, c, o), (o, c, x), (o, x, c), (x, o, c), (c, o, x))])
-    which = np.floor(sixth).astype(np.intp) % 6
-    rgb = np.take_along_axis(fans, which[None, ..., None], axis=0)[0]
-    return np.asarray(rgb + (value - chroma)[..., None])
-
-
 def _hues(classes: int) -> np.ndarray:
-    return hsv_to_rgb(np.arange(classes) / max(classes, 1), 1.0, 1.0)
+    from matplotlib.colors import hsv_to_rgb
+
+    hue = np.arange(classes) / max(classes, 1)
+    return np.asarray(hsv_to_rgb(np.stack([hue, np.ones(classes), np.ones(classes)], axis=-1)))
 
 
 def _safe(classes: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from scipy.special import softmax
 from lesioncam.data.preprocess import display_image
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.explanation.cam import explained
-from lesioncam.files import write_with
+from lesioncam.files import write_csv
 from lesioncam.functional.clear import class_scale, dominant
 from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.inference.exam import exam_of
@@ -180,4 +180,4 @@ def _listed(rows: Sequence[_Chosen], cells: Sequence[_Chosen], classes: Sequence
         for figure, part in (("clear_table.png", rows), ("clear_grades.png", cells))
         for one in part
     )
-    return write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
+    return write_csv(path, frame)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lesioncam.evaluation.controls import BOUNDS, CONTROLS, READER
+from lesioncam.options.verbs import VERBS
 from lesioncam.reporting.report.read import Evaluation, Run
 from lesioncam.reporting.words.words import METHODS
 from lesioncam.runs.provenance import Provenance
@@ -32,9 +33,6 @@ IMAGES, PATIENTS = 10, 5
 """A cell with fewer of them is not shown."""
 TOO_FEW = f"fewer than {IMAGES} images or {PATIENTS} patients"
 DEDUCED = "could be worked out from the other classes"
-VERBS = frozenset(
-    {"run", "train", "calibrate", "evaluate", "report", "predict", "compare", "check", "split", "demo", "prepare"}
-)
 WORDS_KEPT = frozenset(
     {"kind", "normalise", "uncertain", "blank", "name", "map", "threshold", "precision", "rule", "task", "select"}
 )

@@ -1,13 +1,16 @@
 """A methods paragraph and its references: exactly what was used, nothing that was not; facts, for the authors to edit.
 
-References are cited as ``[@key]``, which pandoc turns into LaTeX, Word or HTML; the keys are those of the BibTeX file.
+References are cited as ``[@key]``, which pandoc turns into LaTeX, Word or HTML; the keys are those of
+``references.bib`` beside this file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Literal, NamedTuple
 
 from lesioncam.evaluation.metric import METRICS
 from lesioncam.options.poolings import POOLING_KINDS
@@ -27,7 +30,7 @@ class Described(NamedTuple):
     """
 
     name: str
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     summary: Summary
     foreign: bool = False
 
@@ -107,14 +110,14 @@ def bibliography(text: str) -> str:
     """BibTeX of every reference that a text cites, in the order of their keys.
 
     Raises:
-        KeyError: for a key that is not known, which is a mistake in this module.
+        KeyError: for a key that ``references.bib`` lacks.
 
     Example:
         >>> bibliography("Dice [@dice1945].").splitlines()[0]
         '@article{dice1945,'
     """
     keys = sorted(set(re.findall(r"@([A-Za-z0-9_]+)", text)))
-    return "\n\n".join(_entry(key, REFERENCES[key]) for key in keys) + "\n" * bool(keys)
+    return "\n\n".join(_references()[key] for key in keys) + "\n" * bool(keys)
 
 
 # ---- sentences ---------------------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def _software(own: Sequence[Described], protocol: Protocol) -> list[str]:
 # ---- what differs is said run by run ------------------------------------------------------------------------------
 
 
-def _each(runs: Sequence[Described], sentence: str, say: Any) -> str:
+def _each(runs: Sequence[Described], sentence: str, say: Callable[[Described], str]) -> str:
     """One sentence where all runs agree, otherwise one that names the runs; nothing where there is nothing to say."""
     said: dict[str, list[str]] = {}
     for run in runs:
@@ -402,223 +405,8 @@ def _listed(names: Iterable[str]) -> str:
 # ---- references --------------------------------------------------------------------------------------------------
 
 
-def _entry(key: str, fields: Mapping[str, str]) -> str:
-    body = [f"  {name} = {{{value}}}" for name, value in fields.items() if name != "type"]
-    return f"@{fields['type']}{{{key},\n" + ",\n".join(body) + "\n}"
-
-
-def _paper(author: str, title: str, where: str, year: int, **more: str) -> dict[str, str]:
-    return {"type": "article", "author": author, "title": title, "journal": where, "year": str(year), **more}
-
-
-def _talk(author: str, title: str, where: str, year: int, **more: str) -> dict[str, str]:
-    return {"type": "inproceedings", "author": author, "title": title, "booktitle": where, "year": str(year), **more}
-
-
-CVPR = "IEEE Conference on Computer Vision and Pattern Recognition (CVPR)"
-ICLR = "International Conference on Learning Representations (ICLR)"
-REFERENCES: dict[str, dict[str, str]] = {
-    "zhou2016cam": _talk(
-        "Zhou, Bolei and Khosla, Aditya and Lapedriza, Agata and Oliva, Aude and Torralba, Antonio",
-        "Learning Deep Features for Discriminative Localization", CVPR, 2016, pages="2921--2929"),
-    "selvaraju2017gradcam": _talk(
-        "Selvaraju, Ramprasaath R. and Cogswell, Michael and Das, Abhishek and Vedantam, Ramakrishna and "
-        "Parikh, Devi and Batra, Dhruv",
-        "{Grad-CAM}: Visual Explanations from Deep Networks via Gradient-Based Localization",
-        "IEEE International Conference on Computer Vision (ICCV)", 2017, pages="618--626"),
-    "chattopadhay2018gradcampp": _talk(
-        "Chattopadhay, Aditya and Sarkar, Anirban and Howlader, Prantik and Balasubramanian, Vineeth N.",
-        "{Grad-CAM++}: Generalized Gradient-Based Visual Explanations for Deep Convolutional Networks",
-        "IEEE Winter Conference on Applications of Computer Vision (WACV)", 2018, pages="839--847"),
-    "draelos2020hirescam": _paper(
-        "Draelos, Rachel Lea and Carin, Lawrence",
-        "Use {HiResCAM} instead of {Grad-CAM} for faithful explanations of convolutional neural networks",
-        "arXiv preprint arXiv:2011.08891", 2020),
-    "fu2020xgradcam": _talk(
-        "Fu, Ruigang and Hu, Qingyong and Dong, Xiaohu and Guo, Yulan and Gao, Yinghui and Li, Biao",
-        "Axiom-based {Grad-CAM}: Towards Accurate Visualization and Explanation of {CNNs}",
-        "British Machine Vision Conference (BMVC)", 2020),
-    "jiang2021layercam": _paper(
-        "Jiang, Peng-Tao and Zhang, Chang-Bin and Hou, Qibin and Cheng, Ming-Ming and Wei, Yunchao",
-        "{LayerCAM}: Exploring Hierarchical Class Activation Maps for Localization",
-        "IEEE Transactions on Image Processing", 2021, volume="30", pages="5875--5888"),
-    "muhammad2020eigencam": _talk(
-        "Muhammad, Mohammed Bany and Yeasin, Mohammed",
-        "{Eigen-CAM}: Class Activation Map using Principal Components",
-        "International Joint Conference on Neural Networks (IJCNN)", 2020),
-    "wang2020scorecam": _talk(
-        "Wang, Haofan and Wang, Zifan and Du, Mengnan and Yang, Fan and Zhang, Zijian and Ding, Sirui and "
-        "Mardziel, Piotr and Hu, Xia",
-        "{Score-CAM}: Score-Weighted Visual Explanations for Convolutional Neural Networks",
-        "IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops", 2020),
-    "zeiler2014occlusion": _talk(
-        "Zeiler, Matthew D. and Fergus, Rob", "Visualizing and Understanding Convolutional Networks",
-        "European Conference on Computer Vision (ECCV)", 2014, pages="818--833"),
-    "petsiuk2018rise": _talk(
-        "Petsiuk, Vitali and Das, Abir and Saenko, Kate",
-        "{RISE}: Randomized Input Sampling for Explanation of Black-box Models",
-        "British Machine Vision Conference (BMVC)", 2018),
-    "sundararajan2017ig": _talk(
-        "Sundararajan, Mukund and Taly, Ankur and Yan, Qiqi", "Axiomatic Attribution for Deep Networks",
-        "International Conference on Machine Learning (ICML)", 2017, pages="3319--3328"),
-    "smilkov2017smoothgrad": _paper(
-        "Smilkov, Daniel and Thorat, Nikhil and Kim, Been and Vi{\\'e}gas, Fernanda and Wattenberg, Martin",
-        "{SmoothGrad}: removing noise by adding noise", "arXiv preprint arXiv:1706.03825", 2017),
-    "kumar2017clear": _talk(
-        "Kumar, Devinder and Wong, Alexander and Taylor, Graham W.",
-        "Explaining the Unexplained: A {CLass-Enhanced Attentive Response (CLEAR)} Approach to Understanding Deep "
-        "Neural Networks", "IEEE Conference on Computer Vision and Pattern Recognition Workshops", 2017),
-    "oquab2015free": _talk(
-        "Oquab, Maxime and Bottou, L{\\'e}on and Laptev, Ivan and Sivic, Josef",
-        "Is Object Localization for Free? Weakly-Supervised Learning with Convolutional Neural Networks", CVPR, 2015,
-        pages="685--694"),
-    "pinheiro2015lse": _talk(
-        "Pinheiro, Pedro O. and Collobert, Ronan",
-        "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR, 2015, pages="1713--1721"),
-    "shen2021gmic": _paper(
-        "Shen, Yiqiu and Wu, Nan and Phang, Jason and Park, Jungkyu and Liu, Kangning and Tyagi, Sudarshini and "
-        "Heacock, Laura and Kim, S. Gene and Moy, Linda and Cho, Kyunghyun and Geras, Krzysztof J.",
-        "An interpretable classifier for high-resolution breast cancer screening images utilizing weakly supervised "
-        "localization", "Medical Image Analysis", 2021, volume="68", pages="101908"),
-    "ye2020pcam": _paper(
-        "Ye, Wenwu and Yao, Jin and Xue, Hui and Li, Yi",
-        "Weakly Supervised Lesion Localization With Probabilistic-{CAM} Pooling", "arXiv preprint arXiv:2005.14480",
-        2020),
-    "wang2019mil": _talk(
-        "Wang, Yun and Li, Juncheng and Metze, Florian",
-        "A Comparison of Five Multiple Instance Learning Pooling Functions for Sound Event Detection with Weak "
-        "Labeling", "IEEE International Conference on Acoustics, Speech and Signal Processing (ICASSP)", 2019,
-        pages="31--35"),
-    "maron1998mil": _talk(
-        "Maron, Oded and Lozano-P{\\'e}rez, Tom{\\'a}s", "A Framework for Multiple-Instance Learning",
-        "Advances in Neural Information Processing Systems 10", 1998, pages="570--576"),
-    "ilse2018attention": _talk(
-        "Ilse, Maximilian and Tomczak, Jakub M. and Welling, Max", "Attention-based Deep Multiple Instance Learning",
-        "International Conference on Machine Learning (ICML)", 2018, pages="2127--2136"),
-    "wu2019acam": _talk(
-        "Wu, Kai and Du, Bowen and Luo, Man and Wen, Hongkai and Shen, Yiran and Feng, Jianfeng",
-        "Weakly Supervised Brain Lesion Segmentation via Attentional Representation Learning",
-        "Medical Image Computing and Computer Assisted Intervention (MICCAI)", 2019,
-        doi="10.1007/978-3-030-32248-9_24"),
-    "he2016resnet": _talk(
-        "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
-        "Deep Residual Learning for Image Recognition", CVPR, 2016, pages="770--778"),
-    "huang2017densenet": _talk(
-        "Huang, Gao and Liu, Zhuang and van der Maaten, Laurens and Weinberger, Kilian Q.",
-        "Densely Connected Convolutional Networks", CVPR, 2017, pages="4700--4708"),
-    "tan2019efficientnet": _talk(
-        "Tan, Mingxing and Le, Quoc V.",
-        "{EfficientNet}: Rethinking Model Scaling for Convolutional Neural Networks",
-        "International Conference on Machine Learning (ICML)", 2019, pages="6105--6114"),
-    "liu2022convnext": _talk(
-        "Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and Feichtenhofer, Christoph and Darrell, Trevor and "
-        "Xie, Saining",
-        "A {ConvNet} for the 2020s", CVPR, 2022, pages="11976--11986"),
-    "liu2021swin": _talk(
-        "Liu, Ze and Lin, Yutong and Cao, Yue and Hu, Han and Wei, Yixuan and Zhang, Zheng and Lin, Stephen and "
-        "Guo, Baining", "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
-        "IEEE International Conference on Computer Vision (ICCV)", 2021, pages="10012--10022"),
-    "dosovitskiy2021vit": _talk(
-        "Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and Weissenborn, Dirk and Zhai, Xiaohua and "
-        "Unterthiner, Thomas and Dehghani, Mostafa and Minderer, Matthias and Heigold, Georg and Gelly, Sylvain and "
-        "Uszkoreit, Jakob and Houlsby, Neil",
-        "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR, 2021),
-    "howard2019mobilenetv3": _talk(
-        "Howard, Andrew and Sandler, Mark and Chu, Grace and Chen, Liang-Chieh and Chen, Bo and Tan, Mingxing and "
-        "Wang, Weijun and Zhu, Yukun and Pang, Ruoming and Vasudevan, Vijay and Le, Quoc V. and Adam, Hartwig",
-        "Searching for {MobileNetV3}", "IEEE International Conference on Computer Vision (ICCV)", 2019,
-        pages="1314--1324"),
-    "lin2017focal": _talk(
-        "Lin, Tsung-Yi and Goyal, Priya and Girshick, Ross and He, Kaiming and Doll{\\'a}r, Piotr",
-        "Focal Loss for Dense Object Detection", "IEEE International Conference on Computer Vision (ICCV)", 2017),
-    "cui2019balanced": _talk(
-        "Cui, Yin and Jia, Menglin and Lin, Tsung-Yi and Song, Yang and Belongie, Serge",
-        "Class-Balanced Loss Based on Effective Number of Samples", CVPR, 2019),
-    "eban2017nondecomposable": _talk(
-        "Eban, Elad and Schain, Mariano and Mackey, Alan and Gordon, Ariel and Rifkin, Ryan and Elidan, Gal",
-        "Scalable Learning of Non-Decomposable Objectives",
-        "International Conference on Artificial Intelligence and Statistics (AISTATS)", 2017),
-    "kingma2015adam": _talk(
-        "Kingma, Diederik P. and Ba, Jimmy", "Adam: A Method for Stochastic Optimization", ICLR, 2015),
-    "loshchilov2017sgdr": _talk(
-        "Loshchilov, Ilya and Hutter, Frank", "{SGDR}: Stochastic Gradient Descent with Warm Restarts", ICLR, 2017),
-    "cohen1968kappa": _paper(
-        "Cohen, Jacob",
-        "Weighted Kappa: Nominal Scale Agreement with Provision for Scaled Disagreement or Partial Credit",
-        "Psychological Bulletin", 1968, volume="70", number="4", pages="213--220"),
-    "loshchilov2019adamw": _talk(
-        "Loshchilov, Ilya and Hutter, Frank", "Decoupled Weight Decay Regularization", ICLR, 2019),
-    "smith2019onecycle": _talk(
-        "Smith, Leslie N. and Topin, Nicholay",
-        "Super-convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
-        "Artificial Intelligence and Machine Learning for Multi-Domain Operations Applications, Proc. SPIE 11006",
-        2019),
-    "guo2017calibration": _talk(
-        "Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.",
-        "On Calibration of Modern Neural Networks", "International Conference on Machine Learning (ICML)", 2017,
-        pages="1321--1330"),
-    "platt1999": _talk(
-        "Platt, John C.",
-        "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods",
-        "Advances in Large Margin Classifiers", 1999, publisher="MIT Press", pages="61--74"),
-    "zadrozny2002": _talk(
-        "Zadrozny, Bianca and Elkan, Charles",
-        "Transforming Classifier Scores into Accurate Multiclass Probability Estimates",
-        "ACM SIGKDD International Conference on Knowledge Discovery and Data Mining", 2002, pages="694--699"),
-    "youden1950": _paper(
-        "Youden, W. J.", "Index for Rating Diagnostic Tests", "Cancer", 1950, volume="3", number="1", pages="32--35"),
-    "hanley1982": _paper(
-        "Hanley, James A. and McNeil, Barbara J.",
-        "The Meaning and Use of the Area under a Receiver Operating Characteristic ({ROC}) Curve", "Radiology", 1982,
-        volume="143", number="1", pages="29--36"),
-    "davis2006": _talk(
-        "Davis, Jesse and Goadrich, Mark", "The Relationship between Precision-Recall and {ROC} Curves",
-        "International Conference on Machine Learning (ICML)", 2006, pages="233--240"),
-    "brodersen2010": _talk(
-        "Brodersen, Kay H. and Ong, Cheng Soon and Stephan, Klaas E. and Buhmann, Joachim M.",
-        "The Balanced Accuracy and Its Posterior Distribution",
-        "International Conference on Pattern Recognition (ICPR)", 2010, pages="3121--3124"),
-    "dice1945": _paper(
-        "Dice, Lee R.", "Measures of the Amount of Ecologic Association Between Species", "Ecology", 1945, volume="26",
-        number="3", pages="297--302"),
-    "jaccard1912": _paper(
-        "Jaccard, Paul", "The Distribution of the Flora in the Alpine Zone", "New Phytologist", 1912, volume="11",
-        number="2", pages="37--50"),
-    "zhang2018excitation": _paper(
-        "Zhang, Jianming and Bargal, Sarah Adel and Lin, Zhe and Brandt, Jonathan and Shen, Xiaohui and "
-        "Sclaroff, Stan", "Top-Down Neural Attention by Excitation Backprop",
-        "International Journal of Computer Vision", 2018, volume="126", number="10", pages="1084--1102"),
-    "davison1997": {
-        "type": "book", "author": "Davison, A. C. and Hinkley, D. V.",
-        "title": "Bootstrap Methods and their Application", "publisher": "Cambridge University Press", "year": "1997"},
-    "mandel2008": _paper(
-        "Mandel, Micha and Betensky, Rebecca A.",
-        "Simultaneous Confidence Intervals Based on the Percentile Bootstrap Approach",
-        "Computational Statistics \\& Data Analysis", 2008, volume="52", number="4", pages="2158--2165",
-        doi="10.1016/j.csda.2007.07.005"),
-    "piepho2004": _paper(
-        "Piepho, Hans-Peter", "An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons",
-        "Journal of Computational and Graphical Statistics", 2004, volume="13", number="2", pages="456--466"),
-    "holm1979": _paper(
-        "Holm, Sture", "A Simple Sequentially Rejective Multiple Test Procedure", "Scandinavian Journal of Statistics",
-        1979, volume="6", number="2", pages="65--70"),
-    "arun2021": _paper(
-        "Arun, Nishanth and Gaw, Nathan and Singh, Praveer and Chang, Ken and Aggarwal, Mehak and Chen, Bryan and "
-        "Hoebel, Katharina and Gupta, Sharut and Patel, Jay and Gidwani, Mishka and Adebayo, Julius and Li, Matthew D. "
-        "and Kalpathy-Cramer, Jayashree",
-        "Assessing the Trustworthiness of Saliency Maps for Localizing Abnormalities in Medical Imaging",
-        "Radiology: Artificial Intelligence", 2021, volume="3", number="6", pages="e200267",
-        doi="10.1148/ryai.2021200267"),
-    "paszke2019pytorch": _talk(
-        "Paszke, Adam and Gross, Sam and Massa, Francisco and Lerer, Adam and Bradbury, James and Chanan, Gregory and "
-        "others", "{PyTorch}: An Imperative Style, High-Performance Deep Learning Library",
-        "Advances in Neural Information Processing Systems 32", 2019),
-    "cardoso2022monai": {
-        "type": "misc", "author": "Cardoso, M. Jorge and Li, Wenqi and Brown, Richard and others",
-        "title": "{MONAI}: An open-source framework for deep learning in healthcare", "year": "2022",
-        "doi": "10.48550/arXiv.2211.02701"},
-    "wightman2019timm": {
-        "type": "misc", "author": "Wightman, Ross", "title": "{PyTorch} Image Models", "year": "2019",
-        "doi": "10.5281/zenodo.4414861", "howpublished": "https://github.com/huggingface/pytorch-image-models"},
-}  # fmt: skip
-"""Every reference a paragraph can cite."""
+@cache
+def _references() -> dict[str, str]:
+    """The entries of ``references.bib`` by key: blank lines lie between entries and nowhere else."""
+    text = files("lesioncam").joinpath("reporting/words/references.bib").read_text(encoding="utf-8")
+    return {entry[entry.index("{") + 1 : entry.index(",")]: entry for entry in text.strip().split("\n\n")}
