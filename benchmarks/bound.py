@@ -22,7 +22,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from lesioncam.data.augment import apply_augment, apply_placement, sample_augment
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.data.table.table import Table, read_table
 from lesioncam.measurement.truth import read_masks
@@ -80,7 +80,7 @@ def drawn(table: Table, split: str, config: RunConfig) -> Drawn:
     images, masks, samples, records = [], [], [], []
     part = table.split(split)
     for record, labels in zip(part.records(), part.states, strict=True):
-        image = read_image(record.image)
+        image = read_picture(record.image).pixels
         sample = prepare(image, record.id)
         native = sample.geometry.native
         own = read_masks(record, table.classes, labels, native)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.table.duplicates import Prints, find_duplicates, match_prints, one_thread_each
 from lesioncam.functional.prints import SIDE, WINDOWS, image_print
 
@@ -94,14 +94,16 @@ def files() -> dict[str, list[Path]]:
 
 def collect(paths: list[Path]) -> Prints:
     with ThreadPoolExecutor(2) as pool, one_thread_each():
-        return Prints.of([path.stem for path in paths], [*pool.map(lambda path: image_print(read_image(path)), paths)])
+        return Prints.of(
+            [path.stem for path in paths], [*pool.map(lambda path: image_print(read_picture(path).pixels), paths)]
+        )
 
 
 def planted_rows(found: dict[str, list[Path]]) -> list[str]:
     rng, rows = np.random.default_rng(0), []
     for name, count in (("br35h", 300), ("figshare_brain", 300), ("idrid", 150)):
         places = np.sort(rng.choice(len(found[name]), count, replace=False))
-        images = [read_image(found[name][place]) for place in places]
+        images = [read_picture(found[name][place]).pixels for place in places]
         shares = {change: recall(images, CHANGES[change]) for change in CHANGES}
         verdict = "kept" if min(shares[change] for change in GOALS) >= RECALL else "**missed**"
         cells = " | ".join(f"{share:.3f}" for share in shares.values())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import lesioncam as lc
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.preprocess import display_image
 from lesioncam.explanation.cam import METHODS
 from lesioncam.files import write_with
@@ -81,7 +81,7 @@ def chosen(run: Path, classifier: TrainedClassifier) -> Iterator[Row]:
 
 
 def row(record: Record, label: str, name: str, classifier: TrainedClassifier) -> Row:
-    pixels = read_image(record.image)
+    pixels = read_picture(record.image).pixels
     truth = read_masks(record, classifier.classes, record.labels, pixels.shape[:2]).get(label)
     return Row(record, label, name, pixels, truth if truth is not None and truth.any() else None)
 

@@ -14,6 +14,7 @@ ORDER = [
     "lookup",
     "files",
     "geometry",
+    "picture",
     "types",
     "progress",
     "options",

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lesioncam.cli import main
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.io.nifti import read_grid
 from lesioncam.data.table.check import check_table, require_axes
 from lesioncam.data.table.table import read_table
@@ -102,7 +102,10 @@ def test_the_hottest_voxel_lies_near_the_ball(run, table):
     assert own["dice"].mean() > 0.25  # cells of 9 mm, balls of 14 mm
     for _, row in own.loc[[1]].iterrows():
         _, *hottest = json.loads(row["peaks"])[0]
-        mask = np.asarray(read_image(str(table.parent / row["image"].replace("p", "m", 1)) + ".nii.gz"))[..., 0] > 0
+        mask = (
+            np.asarray(read_picture(str(table.parent / row["image"].replace("p", "m", 1)) + ".nii.gz").pixels)[..., 0]
+            > 0
+        )
         away = (np.array(hottest) - np.argwhere(mask).mean(axis=0)) * (3.5, 1.6, 2.0)
         assert np.linalg.norm(away) < 13  # mm: a cell and a half, in a head of 50
 
@@ -127,7 +130,7 @@ def test_the_report_shows_a_slice_and_says_which(run):
     assert arrays["image"].shape == arrays["truth"].shape[1:] == arrays["masks"].shape[1:] == (33, 26)
     record = next(r for r in read_table(run / "table.csv").records() if r.id == sick["image"])
     (mask,) = record.masks["ball"]
-    drawn = np.asarray(read_image(mask))[..., 0] > 0
+    drawn = read_picture(mask).pixels[..., 0] > 0
     axis, place = arrays["slice"]
     assert axis == 0  # 3.5 mm thick: as it was cut
     assert place == drawn.sum(axis=(1, 2)).argmax()
@@ -200,13 +203,13 @@ def test_overlays_and_crops_are_pictures_of_slices(predicted):
 
 def test_an_array_is_a_volume_for_a_model_of_volumes(run, table):
     model = load_classifier(run)
-    volume = read_image(str(table.parent / "p03.nii.gz"))
+    volume = read_picture(table.parent / "p03.nii.gz")
     by_file, evidence = look_once(model, volume)
     assert by_file.heatmap.geometry.spacing == pytest.approx((3.5, 1.6, 2.0))
     assert evidence.shape == (1, 15, 33, 26)
     assert model.card.origin is not None
     assert len(model.card.origin) == 3
-    by_array, _ = look_once(model, np.asarray(volume)[..., 0])  # no spacing: other proportions, but no error
+    by_array, _ = look_once(model, volume.pixels[..., 0])  # no spacing: other proportions, but no error
     assert by_array.segmentation.masks.shape == (1, 15, 33, 26)
 
 
@@ -306,7 +309,7 @@ def test_boxes_of_a_table_are_in_the_voxels_of_the_file(tmp_path):
     (record,) = read_table(tmp_path / "t.csv", patient_from="none").records()
     (found,) = read_boxes(record)
     x0, y0, z0, x1, y1, z1 = map(int, found.box)
-    array = read_grid(tmp_path / "m.nii")[0].from_file(mask)
+    array = read_grid(tmp_path / "m.nii").from_file(mask)
     assert array[z0:z1, y0:y1, x0:x1].all()
     assert array.sum() == (x1 - x0) * (y1 - y0) * (z1 - z0)
 

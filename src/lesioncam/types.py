@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from lesioncam.errors import ImageError, LesioncamError
 from lesioncam.geometry import Geometry, resize
+from lesioncam.picture import Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,15 +97,20 @@ class Exam:
     Attributes:
         id: what it is called in every table.
         source: the file it came from, or its name again.
-        pictures: decoded images, ``(*S)`` or ``(*S, C)`` each.
+        pictures: decoded images.
     """
 
     id: str
     source: str
-    pictures: tuple[np.ndarray, ...]
+    pictures: tuple[Picture, ...]
 
     @property
     def pixels(self) -> np.ndarray:
+        """The pixels of :attr:`picture`."""
+        return self.picture.pixels
+
+    @property
+    def picture(self) -> Picture:
         """The picture of an examination that has one.
 
         Raises:

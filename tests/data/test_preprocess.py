@@ -9,6 +9,7 @@ from lesioncam.data.preprocess import Preprocess, ResizeCrop, display_image, for
 from lesioncam.errors import GeometryError, ImageError
 from lesioncam.geometry import OUTSIDE, Geometry, resize
 from lesioncam.options.data import PreprocessConfig, ResizeCropConfig
+from lesioncam.picture import Picture
 
 SIZES = [(300, 180), (180, 300), (256, 256), (97, 131)]
 
@@ -160,8 +161,8 @@ def test_range_needs_a_full_range():
 
 def test_grey_is_copied_and_colour_weighed():
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert (to_planes(grey, 3) == grey).all()
-    assert to_planes(np.stack([grey] * 3, -1), 1)[0] == pytest.approx(grey.astype(float), abs=1e-4)
+    assert (to_planes(Picture(grey), 3) == grey).all()
+    assert to_planes(Picture(np.stack([grey] * 3, -1)), 1)[0] == pytest.approx(grey.astype(float), abs=1e-4)
 
 
 def test_the_foreground_ignores_a_bright_speck():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lesioncam.cli import main
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.sources import SOURCES, index_source, write_index
 from lesioncam.data.table.check import ONE_SIDED, check_table
 from lesioncam.data.table.table import read_table, write_table
@@ -83,7 +83,7 @@ def test_mnist_rows(tmp_path, suffix, form):
     expected = [[f"{train}#{i}", str(i % 10), "train" if i < 18 else "val", ""] for i in range(20)]
     expected += [[f"{test}#{i}", digit, "test", ""] for i, digit in enumerate("721")]
     assert rows(frame, tmp_path) == expected
-    np.testing.assert_array_equal(read_image(frame["image"][2]), [[12, 13, 14], [15, 16, 17]])
+    np.testing.assert_array_equal(read_picture(frame["image"][2]).pixels, [[12, 13, 14], [15, 16, 17]])
 
 
 def test_mnist_files_that_are_wrong(tmp_path):

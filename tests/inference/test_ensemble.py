@@ -25,6 +25,7 @@ from lesioncam.models.checkpoint import TrainedClassifier, save_classifier
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.run import make_config
+from lesioncam.picture import Picture
 from lesioncam.runs.card import ClassifierCard
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample, Threshold
@@ -105,7 +106,7 @@ def test_volumes_are_mirrored_along_their_last_axis():
     volume[4:12, 8:16, 0:8] = 1.0
     geometry = Geometry.letterbox((16, 32, 40), (16, 32, 40))
     views = make_views(
-        lambda pixels, name="": Sample(pixels[None], np.ones(pixels.shape, bool), geometry), volume, "v", "flip"
+        lambda one: Sample(one.pixels[None], np.ones(one.pixels.shape, bool), geometry), Picture(volume), "flip"
     )
     assert [view.mirrored for view in views] == [False, True]
     assert views[1].sample.image[0, 8, 12, 39] == 1.0
@@ -115,14 +116,14 @@ def test_volumes_are_mirrored_along_their_last_axis():
         maps.append(view.native(Heatmap(raw, ("x",), "cam", "head", view.sample.geometry, None)))
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-6)
     with pytest.raises(ImageError, match="--views flip"):
-        make_views(lambda *_: Sample(volume[None], volume > 0, geometry), volume, "v", "ten-crop")
+        make_views(lambda _: Sample(volume[None], volume > 0, geometry), Picture(volume), "ten-crop")
 
 
 def test_ten_crops_are_where_the_paper_has_them():
     """Of 256 x 256 to an input of 224: corners at 0 and 32, the centre at 16; each once more in the mirror."""
     prepare = ResizeCrop(ResizeCropConfig(size=(224, 224), channels=1, mean=(0.0,), std=(1.0,)))
     image = picture(256, 256)
-    views = make_views(prepare, image, "x", "ten-crop")
+    views = make_views(prepare, Picture(image), "ten-crop")
     places = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     assert [view.place for view in views] == [place for place in places for _ in range(2)]
     for view in views:
@@ -143,7 +144,7 @@ def test_a_lump_comes_home_from_every_crop(size):
     image[row - 7 : row + 8, column - 7 : column + 8] = 200
     model = classifier(options={"crop": False})
     whole = 0
-    for view in make_views(model.preprocess, image, "x", "ten-crop"):
+    for view in make_views(model.preprocess, Picture(image), "ten-crop"):
         assert view.sample.image.shape == (1, 64, 64)
         with torch.no_grad():
             raw = model.network(torch.from_numpy(view.sample.image)[None]).class_maps[0].numpy()
@@ -163,7 +164,7 @@ def test_where_no_crop_looks_the_map_is_cold():
     """Enlarged, 4 : 1 is 292 pixels long, and three crops of 64 do not reach all of it."""
     image = picture(40, 160)
     found = lc.predict(classifier(), [image], views="ten-crop")[0].heatmap.raw[0]
-    views = make_views(classifier().preprocess, image, "x", "ten-crop")
+    views = make_views(classifier().preprocess, Picture(image), "ten-crop")
     unseen = ~np.any([view.seen() for view in views], axis=0)
     assert unseen.any()
     assert (found[unseen] < 1e-6).all()

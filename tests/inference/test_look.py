@@ -20,6 +20,7 @@ from lesioncam.models.classifier import build_classifier
 from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.networks import AdoptConfig
 from lesioncam.options.run import make_config
+from lesioncam.picture import Picture
 from lesioncam.runs.card import AdoptedCard, ClassifierCard
 from lesioncam.types import Calibration, Exam, Heatmap, Threshold
 
@@ -73,10 +74,10 @@ def test_a_stream_keeps_the_order_and_lists_what_failed(classifier, tmp_path):
 
 
 def test_an_image_that_cannot_be_prepared_spoils_no_other(classifier):
-    def prepare(pixels: np.ndarray, name: str = "image"):
-        if name == "i1":
+    def prepare(picture: Picture):
+        if picture.source == "i1":
             raise ImageError("i1 cannot be prepared.")
-        return Preprocess(classifier.card.config.preprocess, 2)(pixels, name)
+        return Preprocess(classifier.card.config.preprocess, 2)(picture)
 
     spoilt = TrainedClassifier(classifier.network, classifier.card).eval()
     spoilt.preprocess = prepare
@@ -84,7 +85,10 @@ def test_an_image_that_cannot_be_prepared_spoils_no_other(classifier):
     images = dict(zip(names, pictures(5), strict=True))
     results = list(
         stream(
-            Way(ClassifierSubject(spoilt)), names, lambda n: Exam(n, n, (images[n],)), lambda _, seen: seen.result.id
+            Way(ClassifierSubject(spoilt)),
+            names,
+            lambda n: Exam(n, n, (Picture(images[n], source=n),)),
+            lambda _, seen: seen.result.id,
         )
     )
     assert [one if isinstance(one, str) else "failed" for one in results] == ["i0", "failed", "i2", "i3", "i4"]
@@ -93,7 +97,7 @@ def test_an_image_that_cannot_be_prepared_spoils_no_other(classifier):
 def test_several_pictures_are_refused_by_what_looks_at_one(classifier):
     one = pictures(1)[0]
     with pytest.raises(ImageError, match="study 7 has 2 images"):
-        list(look(ClassifierSubject(classifier), [Exam("study 7", "a.png", (one, one))]))
+        list(look(ClassifierSubject(classifier), [Exam("study 7", "a.png", (Picture(one), Picture(one)))]))
 
 
 def test_thresholds_of_validation_must_be_there(classifier):

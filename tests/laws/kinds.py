@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.explanation.explain import METHODS
 from lesioncam.export.predicted_image import PredictedImage
 from lesioncam.export.writers import WRITERS
 from lesioncam.geometry import Geometry
 from lesioncam.models.pooling import Pool, Seen, build_pool
 from lesioncam.options.poolings import POOLING_TYPES
+from lesioncam.picture import Picture
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import Calibration, CaseResult, Heatmap, Threshold
 
@@ -84,8 +85,8 @@ class FileKind:
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    """What the readers make of a file, as a plain array."""
-    return np.asarray(read_image(path))
+    """What the readers make of a file."""
+    return read_picture(path).pixels
 
 
 def _noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
@@ -174,9 +175,9 @@ def case_of(
 WRITER_NAMES = sorted(WRITERS)
 
 
-def write_one(name: str, result: CaseResult, pixels: np.ndarray, out: Path) -> None:
+def write_one(name: str, result: CaseResult, picture: Picture, out: Path) -> None:
     """Let one writer of `predict` write what it writes of a result."""
-    WRITERS[name](PredictedImage(result, pixels, result.heatmap.native(), "a"), out)
+    WRITERS[name](PredictedImage(result, picture, result.heatmap.native(), "a"), out)
 
 
 # ---- metrics -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 from tests.laws.kinds import CLASSES, WRITER_NAMES, case_of, write_one
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
+from lesioncam.picture import Picture
 from lesioncam.types import CaseResult
 
 every = pytest.mark.parametrize("name", WRITER_NAMES)
@@ -20,18 +21,18 @@ LESION = {2: np.s_[3:8, 4:10], 3: np.s_[2:4, 3:8, 4:10]}
 AFFINE = np.array([[-1.0, 0, 0, 5], [0, 2, 0, -7], [0, 0, 3, 9], [0, 0, 0, 1]])
 
 
-def scene(axes, folder) -> tuple[CaseResult, np.ndarray]:
-    """A mass in a known place and no ring, and the pixels of the file."""
+def scene(axes, folder) -> tuple[CaseResult, Picture]:
+    """A mass in a known place and no ring, and the picture of the file."""
     rng = np.random.default_rng(0)
     size = (16, 20) if axes == 2 else (6, 16, 20)
     maps = rng.normal(-3, 0.1, (2, *size))
     maps[0][LESION[axes]] = rng.uniform(1, 3, maps[0][LESION[axes]].shape)
     if axes == 2:
-        pixels = rng.integers(0, 256, size, dtype=np.uint8)
+        picture = Picture(rng.integers(0, 256, size, dtype=np.uint8))
     else:
         nib.save(nib.Nifti1Image(rng.integers(0, 999, size[::-1], dtype=np.int16), AFFINE), folder / "file.nii.gz")
-        pixels = read_image(folder / "file.nii.gz")
-    return case_of(maps, (0.9, 0.1)), pixels
+        picture = read_picture(folder / "file.nii.gz")
+    return case_of(maps, (0.9, 0.1)), picture
 
 
 def as_array(voxels):
@@ -47,7 +48,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def check_maps(result, pixels, out, axes):
+def check_maps(result, picture, out, axes):
     expected = sigmoid(result.heatmap.native())
     if axes == 2:
         with np.load(out / "maps/a.npz") as content:
@@ -62,7 +63,7 @@ def check_maps(result, pixels, out, axes):
         np.testing.assert_allclose(as_array(volume.get_fdata()), expected[k], atol=1e-6)
 
 
-def check_masks(result, pixels, out, axes):
+def check_masks(result, picture, out, axes):
     for k, label in enumerate(CLASSES):
         expected = result.segmentation.masks[k] & result.positive[k]
         if axes == 2:
@@ -77,33 +78,33 @@ def check_masks(result, pixels, out, axes):
     assert result.segmentation.masks[0].sum() == np.prod([s.stop - s.start for s in LESION[axes]])
 
 
-def check_overlay(result, pixels, out, axes):
+def check_overlay(result, picture, out, axes):
     """Colour on the mass, grey where nothing is; enlarged by a whole number."""
     shown = [np.asarray(Image.open(out / f"overlays/a_{label}.png").convert("RGB"), int) for label in CLASSES]
-    for picture, coloured in zip(shown, (True, False), strict=True):
-        zoom = len(picture) // 16
-        assert picture.shape == (16 * zoom, 20 * zoom, 3)
-        saturation = (picture.max(-1) - picture.min(-1)).reshape(16, zoom, 20, zoom).mean((1, 3))
+    for drawn, coloured in zip(shown, (True, False), strict=True):
+        zoom = len(drawn) // 16
+        assert drawn.shape == (16 * zoom, 20 * zoom, 3)
+        saturation = (drawn.max(-1) - drawn.min(-1)).reshape(16, zoom, 20, zoom).mean((1, 3))
         lesion = np.zeros((16, 20), bool)
         lesion[LESION[2]] = True
         assert (saturation[lesion] > 10).all() == coloured
         assert (saturation[~lesion] < 10).mean() > 0.75
 
 
-def check_crops(result, pixels, out, axes):
+def check_crops(result, picture, out, axes):
     assert list(files(out)) in (["crops/a_mass_1.png"], ["crops/a_mass_1.tif"])
     [path] = files(out).values()
-    plane = np.asarray(pixels)
+    plane = picture.pixels
     if axes == 3:
         plane = plane[result.segmentation.components[0][0].place[0], ..., 0]
     square = Image.fromarray(plane[1:9, 3:11].astype(np.float32))  # 6 wide and 20 % on each side, centred
     expected = np.asarray(square.resize((256, 256), Image.Resampling.BILINEAR))
     found = np.asarray(Image.open(path)) if axes == 2 else tifffile.imread(path)
-    assert found.dtype == pixels.dtype
+    assert found.dtype == plane.dtype
     np.testing.assert_allclose(found, expected, atol=0.51)
 
 
-def check_boxes(result, pixels, out, axes):
+def check_boxes(result, picture, out, axes):
     assert files(out) == {}
 
 
@@ -120,17 +121,17 @@ CHECKS = {
 @every
 @both
 def test_another_library_reads_what_was_written(name, axes, tmp_path):
-    result, pixels = scene(axes, tmp_path)
-    write_one(name, result, pixels, tmp_path / "out")
-    CHECKS[name](result, pixels, tmp_path / "out", axes)
+    result, picture = scene(axes, tmp_path)
+    write_one(name, result, picture, tmp_path / "out")
+    CHECKS[name](result, picture, tmp_path / "out", axes)
 
 
 @every
 @both
 def test_the_same_result_gives_the_same_bytes(name, axes, tmp_path):
-    result, pixels = scene(axes, tmp_path)
+    result, picture = scene(axes, tmp_path)
     for folder in ("a", "b"):
-        write_one(name, result, pixels, tmp_path / folder)
+        write_one(name, result, picture, tmp_path / folder)
     first, second = (
         {key: path.read_bytes() for key, path in files(tmp_path / folder).items()} for folder in ("a", "b")
     )
@@ -141,27 +142,27 @@ def test_the_same_result_gives_the_same_bytes(name, axes, tmp_path):
 @both
 def test_a_disk_that_refuses_leaves_nothing_half_written(name, axes, tmp_path, monkeypatch):
     """Whatever fails at the end of a file, when its bytes are flushed or it is moved into place."""
-    result, pixels = scene(axes, tmp_path)
+    result, picture = scene(axes, tmp_path)
 
     def refuse(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    write_one(name, result, pixels, tmp_path / "whole")
+    write_one(name, result, picture, tmp_path / "whole")
     for place in ("os.fsync", "pathlib.Path.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(place, refuse)
             if files(tmp_path / "whole"):
                 with pytest.raises(OSError, match="No space left"):
-                    write_one(name, result, pixels, tmp_path / "out")
+                    write_one(name, result, picture, tmp_path / "out")
             else:
-                write_one(name, result, pixels, tmp_path / "out")
+                write_one(name, result, picture, tmp_path / "out")
         assert files(tmp_path / "out") == {}
     before = {key: path.read_bytes() for key, path in files(tmp_path / "whole").items()}
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", refuse)
         for _ in before:
             with pytest.raises(OSError, match="No space left"):
-                write_one(name, result, pixels, tmp_path / "whole")
+                write_one(name, result, picture, tmp_path / "whole")
     assert {key: path.read_bytes() for key, path in files(tmp_path / "whole").items()} == before
 
 
@@ -170,6 +171,6 @@ def test_boxes_are_in_the_table(tmp_path):
     from lesioncam.export.predicted_image import PredictedImage
     from lesioncam.export.predictions import prediction_rows
 
-    result, pixels = scene(2, tmp_path)
-    rows = list(prediction_rows(PredictedImage(result, pixels, result.heatmap.native(), "a")))
+    result, picture = scene(2, tmp_path)
+    rows = list(prediction_rows(PredictedImage(result, picture, result.heatmap.native(), "a")))
     assert [json.loads(row["boxes"]) for row in rows] == [[[4, 3, 10, 8]], []]

@@ -9,6 +9,7 @@ from lesioncam.errors import GeometryError, RunError, TableError
 from lesioncam.inference.look import look
 from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject, foreign_scale
 from lesioncam.options.run import RunConfig
+from lesioncam.picture import Picture
 from lesioncam.runs.card import ClassifierCard
 from lesioncam.types import Calibration, Exam, Record, Threshold, Validation
 
@@ -116,7 +117,7 @@ def subject(maps, **changes):
 
 
 def result_of(subject, pixels):
-    [seen] = look(subject, [Exam("a", "a.png", (pixels,))])
+    [seen] = look(subject, [Exam("a", "a.png", (Picture(pixels),))])
     return seen.result
 
 

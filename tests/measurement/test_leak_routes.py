@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lesioncam.evaluation.choose import choose_best, choose_ensemble
 from PIL import Image, ImageEnhance
 
 import lesioncam as lc
 from lesioncam.errors import LesioncamError, TableError
 from lesioncam.evaluation.cases import read_cases
-from lesioncam.evaluation.choose import choose_best, choose_ensemble
 from lesioncam.evaluation.protocol import patient_digest
 from lesioncam.files import read_json
 from lesioncam.models.checkpoint import load_classifier

@@ -13,7 +13,7 @@ from PIL import Image
 from lesioncam.cli import main
 from lesioncam.cli.parse import parse
 from lesioncam.cli.verbs import RunArgs, _with_recipe
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import OptionError
 from lesioncam.models.checkpoint import load_classifier
@@ -259,7 +259,7 @@ def test_a_recipe_takes_a_step_at_its_own_size(tmp_path, name):
     assert np.isfinite(history["train_loss"]).all()
     assert trained.card.config.preprocess == recipe.preprocess
     assert trained.card.config.backbone == recipe.backbone
-    image = read_image(next(tmp_path.rglob("0*.nii.gz" if name == "acam-brats" else "*.[pj][np]g")))
+    image = read_picture(next(tmp_path.rglob("0*.nii.gz" if name == "acam-brats" else "*.[pj][np]g"))).pixels
     sample = Preprocess(config.preprocess)(image)
     with torch.no_grad():
         seen = trained.network.eval()(torch.from_numpy(sample.image)[None])

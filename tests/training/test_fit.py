@@ -155,8 +155,8 @@ def test_the_cache_decodes_once_and_keeps_its_limit(toy, tmp_path, monkeypatch):
     calls = []
     import lesioncam.data.cache as module
 
-    real = module.read_image
-    monkeypatch.setattr(module, "read_image", lambda path: calls.append(path) or real(path))
+    real = module.read_picture
+    monkeypatch.setattr(module, "read_picture", lambda path: calls.append(path) or real(path))
     cache = ImageCache(PreprocessConfig(size=64), tmp_path / "kept")
     first = [cache.get(path) for path in images]
     again = [cache.get(path) for path in images]

@@ -10,7 +10,7 @@ from PIL import Image
 
 import lesioncam as lc
 from lesioncam.cli import main
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.explanation.cam import Padded
 from lesioncam.verbs.clear_cases import ClearAsked, clear_figures
 
@@ -62,7 +62,7 @@ def test_what_is_drawn_is_what_explain_says(toy_run, drawn):
     one = _middle([k for k in _judged(folder, classifier.classes, "val") if k.correct], 2)[0]
     record = next(r for r in run_table(folder).records() if r.id == one.id)
     case = _case(classifier, record, one, ClearAsked())
-    pixels = read_image(record.image)
+    pixels = read_picture(record.image).pixels
     sample = classifier.preprocess(pixels)
     images, valid = torch.from_numpy(sample.image)[None], torch.from_numpy(sample.valid)[None, None]
     raw = lc.explain(Padded(classifier.network, valid), images, "clear").raw[0].numpy()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.files import write_with
 from lesioncam.options.data import PreprocessConfig
@@ -64,7 +64,7 @@ class ImageCache:
         return bool(self._held) and self._bytes + self._bytes // len(self._held) > self._limit
 
     def _prepare(self, path: str) -> tuple[np.ndarray, np.ndarray]:
-        sample = self._preprocess(read_image(path), path)
+        sample = self._preprocess(read_picture(path))
         return sample.image.astype(np.float16), sample.valid
 
     def _place(self, path: str) -> Path | None:

@@ -1,29 +1,40 @@
 """One object takes a decoded image to the network's input and knows the way back.
 
 Our own networks see a letter-box (`Preprocess`), those of others mostly timm's resize-then-centre-crop (`ResizeCrop`);
-whatever is called with an image and a name and returns a `Sample` can stand in their place (`Prepares`).
+whatever is called with a `Picture` and returns a `Sample` can stand in their place (`Prepares`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
-from lesioncam.data.io.nifti import Volume, as_volume, is_volume
 from lesioncam.errors import ImageError, ModelError
 from lesioncam.geometry import Geometry
 from lesioncam.options.base import validated
 from lesioncam.options.data import PreprocessConfig, ResizeCropConfig
+from lesioncam.picture import Picture, as_picture, by_x, channels_first
 from lesioncam.types import Sample
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Prepares", "Preprocess", "ResizeCrop", "as_expected", "body_mask", "display_image", "foreground_box"]
+__all__ = [
+    "OwnPrepare",
+    "Prepares",
+    "Preprocess",
+    "ResizeCrop",
+    "as_expected",
+    "body_mask",
+    "display_image",
+    "foreground_box",
+    "prepares",
+]
 
 _GREY = np.array([0.2125, 0.7154, 0.0721])  # luminance of linear RGB, ITU-R BT.709
 _MARGIN = 0.02  # of the side, round a foreground crop
@@ -37,11 +48,23 @@ _DARK, _BRIGHT = 0.5, 99.5  # percentiles that become 0 and 1
 
 
 class Prepares(Protocol):
-    """Anything that prepares images: one decoded image and a name for errors to a `Sample`."""
+    """Anything that prepares images: one decoded image to a `Sample`."""
 
-    def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
-        """Prepare one decoded image, ``(H, W)``, ``(H, W, C)`` or a volume."""
+    def __call__(self, image: Picture, /) -> Sample:
+        """Prepare one decoded image."""
         ...
+
+
+OwnPrepare = Callable[[np.ndarray, str], Sample]
+"""A user's own way: pixels ``(H, W)``, ``(H, W, C)`` or ``(D, H, W, C)`` and a name for errors to a `Sample`."""
+
+
+def prepares(own: Prepares | OwnPrepare) -> Prepares:
+    """Ours as it is; a user's own callable, which knows arrays, as one that takes pictures."""
+    if isinstance(own, Preprocess | ResizeCrop):
+        return own
+    call = cast("OwnPrepare", own)
+    return lambda picture: call(picture.pixels, picture.source)
 
 
 @dataclass(frozen=True)
@@ -90,86 +113,87 @@ class Preprocess:
         """
         return ResizeCrop(_timm_config(model, changes))
 
-    def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
+    def __call__(self, image: Picture | np.ndarray, name: str = "image") -> Sample:
         """Prepare one decoded image.
 
         Args:
-            image: ``(H, W)``, ``(H, W, C)`` or a volume ``(D, H, W, C)``, any depth; where only volumes are taken, also
-                ``(D, H, W)``.
-            name: for errors.
+            image: a picture, or an array ``(H, W)``, ``(H, W, C)`` or ``(D, H, W, C)``, any depth; where only volumes
+                are taken, also ``(D, H, W)``.
+            name: of an array, for errors.
 
         Raises:
             ImageError: if it is constant, not finite, a volume where images are expected (or the reverse), or has a
                 number of channels that cannot be used.
         """
-        import torch
-
-        options = self.config
-        image = as_expected(image, self.axes, name)
-        planes = to_planes(image, options.channels, name)
-        crop = foreground_box(planes[0], options.foreground) if options.crop else None
-        geometry = _letterbox(image, planes.shape[1:], crop, options)
-        window: Any = (..., *(slice(a, b) for a, b in geometry.crop))
-        inside = planes[window]
-        low, high = _window(inside, image.dtype, options.normalise, name)
-        clipped = np.clip(planes, low, high) if options.normalise == "percentile" else planes
-        scaled = _filtered(_normal(clipped, inside, (low, high), options.normalise), options)
-        tensor = torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))[None]
+        picture, options = as_expected(as_picture(image, name), self.axes), self.config
+        planes = to_planes(picture, options.channels)
+        geometry = _letterbox(picture, foreground_box(planes[0], options.foreground) if options.crop else None, options)
+        scaled = _scaled(planes, geometry, picture, options)
         fill = float(scaled.min()) if options.padding is None else options.padding
         valid = geometry.valid()
         if options.air != "keep":
-            body = torch.from_numpy(body_mask(planes[0], widened=_AROUND))
-            tensor = torch.where(body, tensor, fill)
-            if options.air == "padding":
-                valid = valid & (geometry.to_input(body[None, None].float(), fill=0.0)[0, 0].numpy() >= 0.5)
-        prepared = _standardised(geometry.to_input(tensor, fill=fill)[0].numpy(), options)
-        return Sample(prepared, valid, geometry)
+            scaled, shown = _without_air(scaled, planes[0], fill, geometry)
+            valid = valid & shown if options.air == "padding" else valid
+        return Sample(_standardised(_to_input(scaled, geometry, fill), options), valid, geometry)
 
 
-def as_expected(image: np.ndarray, axes: int | None, name: str = "image") -> np.ndarray:
-    """A decoded image of the expected kind.
+def as_expected(picture: Picture, axes: int | None) -> Picture:
+    """A picture of the expected kind.
 
     Args:
-        image: ``(H, W)``, ``(H, W, C)`` or ``(D, H, W, C)``; where volumes are expected, also ``(D, H, W)``.
+        picture: an image or a volume; where volumes are expected, also ``(D, H, W)``.
         axes: 2 for images, 3 for volumes, None for both.
-        name: for errors.
 
     Raises:
         ImageError: for the other kind.
 
     Example:
-        >>> as_expected(np.zeros((4, 5, 6, 1)), 2, "a.nii.gz")
+        >>> as_expected(Picture(np.zeros((4, 5, 6, 1)), source="a.nii.gz"), 2)
         Traceback (most recent call last):
         lesioncam.errors.ImageError: a.nii.gz is a volume (4 x 5 x 6), but this model takes images; ...
     """
-    if axes == 3 and np.ndim(image) == 3:
-        return as_volume(image)
-    if axes is not None and np.ndim(image) in (2, 3, 4) and is_volume(image) != (axes == 3):
-        size = " x ".join(map(str, np.shape(image)[: 3 if is_volume(image) else 2]))
-        if axes == 2:
-            told = f"a volume ({size}), but this model takes images; use a model of volumes (--backbone monai:resnet10)"
-        else:
-            told = f"an image ({size}), but this model takes volumes; use a model of images (--backbone resnet18)"
-        raise ImageError(f"{name} is {told}.")
-    return image
+    if axes == 3 and picture.pixels.ndim in (3, 4):
+        return picture.as_volume()
+    if axes is None or picture.is_volume == (axes == 3):
+        return picture
+    if axes == 2:
+        told = "a volume ({}), but this model takes images; use a model of volumes (--backbone monai:resnet10)"
+    else:
+        told = "an image ({}), but this model takes volumes; use a model of images (--backbone resnet18)"
+    raise ImageError(f"{picture.source} is {told.format(by_x(picture.size))}.")
 
 
-def _letterbox(
-    image: np.ndarray, native: tuple[int, ...], crop: tuple[tuple[int, int], ...] | None, options: PreprocessConfig
-) -> Geometry:
-    size = options.sides(len(native))
-    grid = image.grid if isinstance(image, Volume) else None
+def _letterbox(picture: Picture, crop: tuple[tuple[int, int], ...] | None, options: PreprocessConfig) -> Geometry:
+    size, grid = options.sides(len(picture.size)), picture.grid
     if grid is None:
-        return Geometry.letterbox(native, size, crop=crop, centred=options.centred)
+        return Geometry.letterbox(picture.size, size, crop=crop, centred=options.centred)
+    pitch, affine = grid.spacing, grid.array_affine
     return Geometry.letterbox(
-        native,
-        size,
-        crop=crop,
-        centred=options.centred,
-        spacing=grid.spacing,
-        affine=grid.array_affine,
-        aspect=grid.spacing,
+        picture.size, size, crop=crop, centred=options.centred, spacing=pitch, affine=affine, aspect=pitch
     )
+
+
+def _scaled(planes: np.ndarray, geometry: Geometry, picture: Picture, options: PreprocessConfig) -> np.ndarray:
+    """Planes ``(C, *S)`` on one scale, which follows from what lies inside the crop."""
+    inside = planes[(slice(None), *(slice(a, b) for a, b in geometry.crop))]
+    low, high = _window(inside, picture, options.normalise)
+    clipped = np.clip(planes, low, high) if options.normalise == "percentile" else planes
+    return _filtered(_normal(clipped, inside, (low, high), options.normalise), options)
+
+
+def _to_input(planes: np.ndarray, geometry: Geometry, fill: float) -> np.ndarray:
+    import torch
+
+    return geometry.to_input(torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[None], fill)[0].numpy()
+
+
+def _without_air(
+    scaled: np.ndarray, plane: np.ndarray, fill: float, geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray]:
+    """Planes whose air is ``fill``, and where the input shows body."""
+    body = body_mask(plane, widened=_AROUND)
+    shown = _to_input(body[None], geometry, 0.0)[0] >= 0.5
+    return np.where(body, scaled, np.float32(fill)), shown
 
 
 @dataclass(frozen=True)
@@ -187,20 +211,22 @@ class ResizeCrop:
 
     config: ResizeCropConfig = field(default_factory=ResizeCropConfig)
 
-    def __call__(self, image: np.ndarray, name: str = "image") -> Sample:
+    def __call__(self, image: Picture | np.ndarray, name: str = "image") -> Sample:
         """Prepare one decoded image.
 
         Args:
-            image: ``(H, W)`` or ``(H, W, C)``, any depth.
-            name: for errors.
+            image: a picture, or an array ``(H, W)`` or ``(H, W, C)``, any depth.
+            name: of an array, for errors.
 
         Raises:
             ImageError: if it is a volume, not finite, or has a number of channels that cannot be used.
         """
-        options = self.config
-        if np.ndim(image) not in (2, 3):
-            raise ImageError(f"{name} is {np.shape(image)}; expected (H, W) or (H, W, C). A volume needs its own way.")
-        planes = _eight_bit(image, to_planes(image, options.channels, name))
+        options, picture = self.config, as_picture(image, name)
+        if picture.pixels.ndim not in (2, 3):
+            raise ImageError(
+                f"{picture.source} is {picture.pixels.shape}; expected (H, W) or (H, W, C). A volume needs its own way."
+            )
+        planes = _eight_bit(picture, to_planes(picture, options.channels))
         geometry = Geometry.resize_crop(
             planes.shape[1:], options.size, crop_pct=options.crop_pct, mode=options.crop_mode
         )
@@ -262,9 +288,9 @@ def _adapted(numbers: tuple[float, ...], channels: int) -> tuple[np.float32, ...
     return tuple(np.float32(number) for number in own)
 
 
-def _eight_bit(image: np.ndarray, planes: np.ndarray) -> np.ndarray:
+def _eight_bit(picture: Picture, planes: np.ndarray) -> np.ndarray:
     """Planes in [0, 255]: as bytes where the image is of bytes, otherwise windowed floats."""
-    if np.asarray(image).dtype == np.uint8:
+    if picture.pixels.dtype == np.uint8:
         return np.rint(planes).astype(np.uint8)
     low, high = (float(v) for v in np.percentile(planes, (_DARK, _BRIGHT)))
     if high <= low:
@@ -291,18 +317,17 @@ def _place(plane: np.ndarray, geometry: Geometry, filling: int) -> np.ndarray:
     return out
 
 
-def to_planes(image: np.ndarray, channels: int, name: str = "image") -> np.ndarray:
+def to_planes(picture: Picture, channels: int) -> np.ndarray:
     """Channels first, float32, with the number of channels the network takes: grey is copied, colour is weighed.
 
     Raises:
         ImageError: if it cannot be done without inventing or dropping information.
 
     Example:
-        >>> to_planes(np.full((2, 2), 10, np.uint8), 3).shape
+        >>> to_planes(Picture(np.full((2, 2), 10, np.uint8)), 3).shape
         (3, 2, 2)
     """
-    pixels = np.asarray(image, dtype=np.float32)
-    planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    name, planes = picture.source, channels_first(picture.pixels.astype(np.float32, copy=False), len(picture.size))
     if not np.isfinite(planes).all():
         bad = int((~np.isfinite(planes)).sum())
         raise ImageError(
@@ -475,30 +500,24 @@ def display_image(image: np.ndarray) -> np.ndarray:
     Of a volume a stack of grey pictures ``(D, H, W)``, all on one scale: its first channel.
     """
     pixels = np.asarray(image, dtype=np.float32)
-    if is_volume(image):
-        return _bytes(pixels[..., 0])
-    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3):
+    if pixels.ndim == 4 or (pixels.ndim == 3 and pixels.shape[-1] != 3):
         pixels = pixels[..., 0]
-    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    return _bytes(pixels)
-
-
-def _bytes(pixels: np.ndarray) -> np.ndarray:
     low, high = np.percentile(pixels, (_DARK, _BRIGHT))
     if high <= low:
         low, high = float(pixels.min()), float(pixels.max()) or 1.0
     return np.asarray(np.clip((pixels - low) / max(high - low, 1e-12), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _window(pixels: np.ndarray, dtype: np.dtype, how: str, name: str) -> tuple[float, float]:
+def _window(pixels: np.ndarray, picture: Picture, how: str) -> tuple[float, float]:
     if pixels.min() == pixels.max():
         raise ImageError(
-            f"{name} is one flat value ({pixels.min():g}); there is nothing to see. Remove it from the table."
+            f"{picture.source} is one flat value ({pixels.min():g}); there is nothing to see. Remove it from the table."
         )
     if how == "range":
+        dtype = picture.pixels.dtype
         if not np.issubdtype(dtype, np.integer):
             raise ImageError(
-                f"{name} holds {dtype} values, which have no full range; use normalise=percentile or zscore."
+                f"{picture.source} holds {dtype} values, which have no full range; use normalise=percentile or zscore."
             )
         limits = np.iinfo(dtype)
         return float(limits.min), float(limits.max)

@@ -48,11 +48,11 @@ def write_crops(image: PredictedImage, out: Path) -> Rows:
 def _crop(image: PredictedImage, part: Component) -> Crop:
     """A square round a region; of a volume in the axial slice of its peak, boxes in the voxels of the file."""
     if image.grid is None:
-        return square_crop(image.pixels, part, CROP_SIZE)
+        return square_crop(image.picture.pixels, part, CROP_SIZE)
     d, *place = part.place
     x0, y0, _, x1, y1, _ = part.box
     flat = replace(part, box=(x0, y0, x1, y1), place=tuple(place))
-    square = square_crop(np.asarray(image.pixels)[d, ..., 0], flat, CROP_SIZE)
+    square = square_crop(image.picture.pixels[d, ..., 0], flat, CROP_SIZE)
     around = (*square.box[:2], d, *square.box[2:], d + 1)
     return replace(square, box=image.box(around), region=image.box(part.box))
 

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from lesioncam.data.io.nifti import VolumeGrid, as_volume
 from lesioncam.functional.slices import Slice, shown_slice
 from lesioncam.inference.scale import shown_scale
+from lesioncam.picture import Picture, VolumeGrid
 from lesioncam.types import CaseResult
 
 __all__ = ["PredictedImage", "gated_masks", "safe_name"]
@@ -22,14 +22,14 @@ class PredictedImage:
 
     Attributes:
         result: of the image.
-        pixels: of the file.
+        picture: of the file.
         evidence: raw maps on the image's own grid, ``(K, *native)``.
         name: stem of all its files.
         named: classes the user asked for by name; empty: all.
     """
 
     result: CaseResult
-    pixels: np.ndarray
+    picture: Picture
     evidence: np.ndarray
     name: str
     named: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class PredictedImage:
     @property
     def grid(self) -> VolumeGrid | None:
         """Of a volume, where its voxels lie in the file."""
-        return as_volume(self.pixels).grid if self.evidence.ndim == 4 else None
+        return self.picture.grid if self.evidence.ndim == 4 else None
 
     def slice(self, k: int) -> Slice | None:
         """Of a volume, the slice that is shown of a class: most of its mask, else the highest response."""

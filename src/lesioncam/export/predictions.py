@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.io.nifti import as_volume, stem_of
+from lesioncam.data.io.nifti import stem_of
 from lesioncam.errors import ImageError, LesioncamError, OptionError, RunError
 from lesioncam.explanation.cam import METHODS
 from lesioncam.export import crops
@@ -129,9 +129,9 @@ def _check(asked: Prediction, classes: Sequence[str]) -> None:
 
 def _write(asked: Prediction, item: _Item, looked: Look) -> _Written:
     """Everything of one image but the tables."""
-    pixels = looked.exam.pixels
-    pixels = as_volume(pixels) if looked.evidence.ndim == 4 else pixels
-    image = PredictedImage(looked.result, pixels, looked.evidence, item.name, asked.classes)
+    picture = looked.exam.picture
+    picture = picture.as_volume() if looked.evidence.ndim == 4 else picture
+    image = PredictedImage(looked.result, picture, looked.evidence, item.name, asked.classes)
     cropped = [row for kind in asked.write for row in WRITERS[kind](image, asked.out)]
     return _Written(looked.result, list(prediction_rows(image)), cropped)
 

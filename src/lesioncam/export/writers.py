@@ -57,7 +57,7 @@ def _write_masks(image: PredictedImage, out: Path) -> Rows:
 
 
 def _write_overlays(image: PredictedImage, out: Path) -> Rows:
-    shown, masks = display_image(image.pixels), gated_masks(image.result)
+    shown, masks = display_image(image.picture.pixels), gated_masks(image.result)
     for k in image.wanted:
         boxes: Sequence[Sequence[float]] = image.boxes(k)
         pixels, heat, mask = shown, image.maps[k], masks[k]

@@ -50,7 +50,7 @@ class ClassifierSubject(Subject):
 
     def answers(self, exams: Sequence[Exam], method: str | None = None) -> Iterator[Answer]:
         """See :meth:`Subject.answers`."""
-        samples = [self.classifier.preprocess(exam.pixels, exam.source) for exam in exams]
+        samples = [self.classifier.preprocess(exam.picture) for exam in exams]
         for one in explained_samples(self.classifier, samples, method, self.options):
             yield Answer(one.logits, self.probabilities(one), one.heatmap, one.features)
 

@@ -134,7 +134,7 @@ class Ensemble(Subject):
     def _look(self, member: ClassifierSubject, exams: Sequence[Exam], method: str | None) -> list[_Views]:
         """A member's views of every examination, all through the network before the first is used."""
         prepare, order = member.classifier.preprocess, self._order(member)
-        views = [make_views(prepare, exam.pixels, exam.source, self.views) for exam in exams]
+        views = [make_views(prepare, exam.picture, self.views) for exam in exams]
         samples = [view.sample for each in views for view in each]
         explained = iter(explained_samples(member.classifier, samples, method))
         return [_Views(member, each, tuple(islice(explained, len(each))), order) for each in views]

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lesioncam.data.io.image import read_image, validate_image
+from lesioncam.data.io.image import read_picture, validate_image
 from lesioncam.errors import ImageError
+from lesioncam.picture import Picture
 from lesioncam.types import Exam, Record
 
 __all__ = ["Source", "exam_of", "open_exam"]
 
-Source = str | Path | np.ndarray | Image.Image
-"""A file (``file#index`` for one of several), a decoded image ``(H, W)`` or ``(H, W, C)``, a volume, a Pillow image."""
+Source = str | Path | Picture | np.ndarray | Image.Image
+"""A file (``file#index`` for one of several), a picture, an array ``(H, W)`` or ``(H, W, C)`` or of a volume, a Pillow
+image."""
 
 
 def open_exam(source: Source, name: str | None = None) -> Exam:
@@ -28,9 +30,9 @@ def open_exam(source: Source, name: str | None = None) -> Exam:
         ImageError: if it cannot be read or used.
     """
     told = str(source) if isinstance(source, str | Path) else name or "image"
-    pixels = _decoded(source, told)
-    validate_image(pixels, told)
-    return Exam(name or Path(told).name, told, (pixels,))
+    picture = _decoded(source, told)
+    validate_image(picture)
+    return Exam(name or Path(told).name, told, (picture,))
 
 
 def exam_of(record: Record) -> Exam:
@@ -38,13 +40,15 @@ def exam_of(record: Record) -> Exam:
     return open_exam(record.image, record.id)
 
 
-def _decoded(source: Source, name: str) -> np.ndarray:
+def _decoded(source: Source, name: str) -> Picture:
     if isinstance(source, str | Path):
-        return read_image(str(source))
-    if isinstance(source, Image.Image):
-        return np.asarray(source if source.mode in _MODES else source.convert("RGB"))
-    if isinstance(source, np.ndarray):
+        return read_picture(source)
+    if isinstance(source, Picture):
         return source
+    if isinstance(source, Image.Image):
+        return Picture(np.asarray(source if source.mode in _MODES else source.convert("RGB")), source=name)
+    if isinstance(source, np.ndarray):
+        return Picture(source, source=name)
     raise ImageError(f"{name} is a {type(source).__name__}; give a file, an array (H, W[, C]) or a Pillow image.")
 
 

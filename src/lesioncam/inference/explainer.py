@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 from torch import nn
 
-from lesioncam.data.preprocess import Prepares
+from lesioncam.data.preprocess import OwnPrepare, Prepares, prepares
 from lesioncam.errors import OptionError
 from lesioncam.explanation.capture import Target
 from lesioncam.explanation.explain import METHODS
@@ -40,7 +39,7 @@ class Explainer:
     Args:
         model: any ``nn.Module`` from prepared images to logits; or a classifier of a run, from :func:`lesioncam.load`.
         preprocess: from a decoded image to a `Sample`, with its way back: ``Preprocess.from_timm(model)``, or any
-            callable. A classifier of a run brings its own.
+            callable of the pixels and a name for errors. A classifier of a run brings its own.
         classes: one name per score, in the model's order; a classifier of a run brings its own.
         method: map method, see :func:`lesioncam.explain`.
         layer: where maps are taken; None finds it.
@@ -65,7 +64,7 @@ class Explainer:
     def __init__(
         self,
         model: nn.Module,
-        preprocess: Prepares | None = None,
+        preprocess: Prepares | OwnPrepare | None = None,
         classes: Sequence[str] | None = None,
         *,
         method: str = "gradcam",
@@ -89,7 +88,7 @@ class Explainer:
         self.model, self.preprocess, self.classes, self.method = model, preprocess, tuple(classes), method
         card = ModelCard(self.classes, RunConfig.model_validate({"map": method})) if own is None else own.card
         self.network = NetworkSubject(
-            model, preprocess, card, method, layer, target, calibration, max(1, batch), options
+            model, prepares(preprocess), card, method, layer, target, calibration, max(1, batch), options
         )
         self.subject: Subject = self.network
         as_it_is = layer is None and target is None and calibration is None
@@ -110,7 +109,7 @@ class Explainer:
             ImageError: if an image cannot be read or used.
             ModelError: if the network does not give one score per class, or does not allow this method.
         """
-        given = [images] if isinstance(images, str | Path | np.ndarray | Image.Image) else images
+        given = [images] if isinstance(images, Source) else images
         results: list[Explanation] = []
         for part in _parts_of(enumerate(given), self.network.batch):
             exams = [_exam(image, i) for i, image in part]
@@ -132,7 +131,7 @@ class Explainer:
         """
         given = _noise() if images is None else list(images)
         exams = [_exam(image, i) for i, image in enumerate(given)]
-        return try_network(self.network, [self.preprocess(exam.pixels, exam.source) for exam in exams])
+        return try_network(self.network, [self.network.prepare(exam.picture) for exam in exams])
 
 
 def _exam(image: Source, number: int) -> Exam:

@@ -65,7 +65,7 @@ class NetworkSubject(Subject):
 
     def answers(self, exams: Sequence[Exam], method: str | None = None) -> Iterator[Answer]:
         """See :meth:`Subject.answers`."""
-        samples = [self.prepare(exam.pixels, exam.source) for exam in exams]
+        samples = [self.prepare(exam.picture) for exam in exams]
         made: dict[int, Answer] = {}
         for places in by_size(samples):
             maps = self.maps([samples[i] for i in places], method)

@@ -16,6 +16,7 @@ from lesioncam.data.preprocess import Prepares, Preprocess, ResizeCrop
 from lesioncam.errors import ImageError, ModelError
 from lesioncam.geometry import Geometry
 from lesioncam.lookup import find
+from lesioncam.picture import Picture
 from lesioncam.types import Heatmap, Sample
 
 __all__ = ["VIEWS", "View", "Views", "make_views"]
@@ -78,13 +79,12 @@ class View:
         return inside
 
 
-def make_views(prepare: Prepares, pixels: np.ndarray, name: str, how: str) -> tuple[View, ...]:
+def make_views(prepare: Prepares, picture: Picture, how: str) -> tuple[View, ...]:
     """Every look at one image.
 
     Args:
         prepare: how the network's images are prepared.
-        pixels: the decoded image.
-        name: for errors.
+        picture: the decoded image.
         how: ``none``: the image; ``flip``: and its left-right mirror; ``ten-crop``: four corners and the centre, each
             and its mirror, of the image enlarged until its shorter side is 256/224 of the network's input.
 
@@ -98,9 +98,9 @@ def make_views(prepare: Prepares, pixels: np.ndarray, name: str, how: str) -> tu
         is CheXNet (Rajpurkar et al., arXiv:1711.05225, 2017) evaluated in its usual re-implementations.
     """
     find(how, dict.fromkeys(VIEWS), "kind of views")
-    sample = prepare(pixels, name)
+    sample = prepare(picture)
     if how == "ten-crop":
-        whole = _enlarged(prepare, pixels, name, sample)
+        whole = _enlarged(prepare, picture, sample)
         plain = [_cut(whole, place, sample.image.shape[1:]) for place in _corners(whole, sample.image.shape[1:])]
     else:
         plain = [View(sample, sample.geometry, (0,) * len(sample.geometry.input))]
@@ -112,22 +112,24 @@ def _mirror(view: View) -> View:
     return View(Sample(image, valid, view.sample.geometry), view.geometry, view.place, mirrored=True)
 
 
-def _enlarged(prepare: Prepares, pixels: np.ndarray, name: str, sample: Sample) -> Sample:
+def _enlarged(prepare: Prepares, picture: Picture, sample: Sample) -> Sample:
     """The image prepared as always, but with a shorter side of 256/224 of the network's input."""
     geometry = sample.geometry
     if len(geometry.native) != 2:
-        raise ImageError(f"{name} is a volume; ten crops are for images, use --views flip.")
+        raise ImageError(f"{picture.source} is a volume; ten crops are for images, use --views flip.")
     extent = geometry.extent if geometry.whole is None else geometry.native
     if max(extent) > _LONGEST * min(extent):
-        raise ImageError(f"{name} is {extent[0]} x {extent[1]}: ten crops would leave out most; use --views flip.")
+        raise ImageError(
+            f"{picture.source} is {extent[0]} x {extent[1]}: ten crops would leave out most; use --views flip."
+        )
     scale = max(-(-round(side * ENLARGED * 1e6) // 10**6) for side in geometry.input) / min(extent)
     if isinstance(prepare, Preprocess):
         side = round(max(extent) * scale)
-        return replace(prepare, config=prepare.config.model_copy(update={"size": side}))(pixels, name)
+        return replace(prepare, config=prepare.config.model_copy(update={"size": side}))(picture)
     if isinstance(prepare, ResizeCrop):
         size = tuple(round(side * scale) for side in extent)
         way = {"size": size, "crop_pct": 1.0, "crop_mode": "squash"}
-        return replace(prepare, config=prepare.config.model_copy(update=way))(pixels, name)
+        return replace(prepare, config=prepare.config.model_copy(update=way))(picture)
     raise ModelError(f"ten crops need to know how images are enlarged, which {type(prepare).__name__} does not say.")
 
 

@@ -51,7 +51,7 @@ class ControlSet:
         """All that a control may know of an image."""
         result = seen.result
         few = None if self.head is None or result.features is None else self.head.maps(result.features)
-        grey = _grey(seen.pixels, result.heatmap)
+        grey = _grey(seen.picture.pixels, result.heatmap)
         return Scene(result.id, result.heatmap, self.means, self.seed, grey, few, tuple(wanted))
 
     def maps(self, seen: Seen, wanted: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:

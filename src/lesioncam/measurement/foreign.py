@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
-from lesioncam.data.io.image import read_image
-from lesioncam.data.io.nifti import read_nifti, sides_of
+from lesioncam.data.io.image import read_picture
 from lesioncam.errors import GeometryError, ImageError, RunError, TableError
 from lesioncam.geometry import Geometry
 from lesioncam.inference.scale import image_probabilities
@@ -214,7 +213,7 @@ class ForeignSubject(Subject):
         scale = self.card.calibration or Calibration.of_classifier(len(self.classes))
         missing = np.full(len(self.classes), np.nan, dtype=np.float32)
         for exam in exams:
-            native = exam.pixels.shape[: 2 if exam.pixels.ndim < 4 else 3]  # colour comes last
+            native = exam.picture.size
             heatmap = _heatmap(self.maps.read(exam.id, native), self.card, tuple(native), scale, self.name)
             logits = self.maps.scores.get(exam.id, missing)
             scores = image_probabilities(logits, self.card.image_calibration, softmax=self.card.config.softmax)
@@ -261,7 +260,7 @@ def foreign_scale(maps: ForeignMaps, records: Sequence[Record], who: Validation 
     """
     seen: list[list[np.ndarray]] = [[] for _ in maps.classes]
     for record in records:
-        native = sides_of(read_image(record.image))
+        native = read_picture(record.image).size
         for k, one in enumerate(maps.read(record.id, native)):
             if one is not None:
                 seen[k].append(one.ravel())
@@ -348,13 +347,13 @@ def _read_nifti(path: Path) -> dict[str, np.ndarray]:
     while values.ndim > 2 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim == 3:  # of a volume: turned as the volume is
-        return {"map": np.asarray(read_nifti(path)[..., 0], dtype=np.float32)}
+        return {"map": np.asarray(read_picture(path).pixels[..., 0], dtype=np.float32)}
     return {"map": values.T}
 
 
 def _read_png(path: Path) -> dict[str, np.ndarray]:
     """Grey values from 0 to the largest of their depth, as 0 to 1."""
-    pixels = read_image(path)
+    pixels = read_picture(path).pixels
     pixels = pixels[..., 0] if pixels.ndim == 3 else pixels
     top = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
     return {"map": np.asarray(pixels, dtype=np.float32) / np.float32(top)}

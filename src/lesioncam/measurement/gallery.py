@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.io.nifti import as_volume
 from lesioncam.data.preprocess import display_image
 from lesioncam.evaluation.gallery import pick_gallery
 from lesioncam.functional.slices import Slice, picture, shown_slice
@@ -54,7 +53,7 @@ def _picture(seen: Seen, label: str) -> CasePicture:
     result, truth = seen.result, seen.truth
     blank = np.zeros(result.heatmap.geometry.native, dtype=bool)
     whole = CasePicture(
-        image=display_image(seen.pixels),
+        image=display_image(seen.picture.pixels),
         shown=(label,),
         probability=_one_map(seen, label),
         masks=result.segmentation.masks,
@@ -82,7 +81,7 @@ def _cut(seen: Seen, whole: CasePicture, k: int) -> CasePicture:
 
 def _named(seen: Seen, cut: Slice) -> str:
     """A slice by the name that the file gives it."""
-    grid = as_volume(seen.pixels).grid
+    grid = seen.picture.as_volume().grid
     return f"slice {grid.slice_name(cut.axis, cut.place) if grid else cut.place} ({cut.why})"
 
 

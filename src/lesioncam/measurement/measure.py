@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.table.table import SPLITS, Table, digest
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.evaluation.cases import Truth, View, case_rows, read_cases, write_cases
@@ -233,7 +233,9 @@ class _Walk:
         """Everything about one image; called from several threads, so nothing of the walk is changed."""
         result, truth = seen.result, seen.truth
         shortcut = Shortcut(result.classes, seen.evidence.ndim - 1)
-        shortcut.add(result.id, truth.patient, truth.labels, seen.evidence, seen.pixels, scores=result.logits.tolist())
+        shortcut.add(
+            result.id, truth.patient, truth.labels, seen.evidence, seen.picture.pixels, scores=result.logits.tolist()
+        )
         extended = None if self.extended is None else ExtendedCases()
         spacing = result.heatmap.geometry.spacing
 
@@ -323,7 +325,7 @@ def _write_shortcut(place: Path, folder: RunFolder, walk: _Walk) -> None:
     some = np.linspace(0, len(whole) - 1, min(PROBED, len(whole))).astype(int)
     train = replace(walk.part, table=whole.take(some))
     if len(train.table):
-        images = ((read_image(row.record.image), list(row.labels)) for row in train.rows())
+        images = ((read_picture(row.record.image).pixels, list(row.labels)) for row in train.rows())
         walk.shortcut.train(probe_data(images, len(walk.grid)))
     write_json(place / "shortcut.json", walk.shortcut.result(draws=config.draws, seed=config.seed))
 

@@ -18,6 +18,7 @@ from lesioncam.inference.look import Look
 from lesioncam.inference.stream import Failed, Way, stream
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.truth import read_truth
+from lesioncam.picture import Picture
 from lesioncam.types import CaseResult, Exam, Record, Validation
 
 R = TypeVar("R")
@@ -27,10 +28,10 @@ __all__ = ["Part", "Row", "Seen"]
 
 @dataclass(frozen=True)
 class Seen:
-    """One image beside its truth: the table's row, the file's pixels, what came out, the maps on its grid."""
+    """One image beside its truth: the table's row, the file's picture, what came out, the maps on its grid."""
 
     record: Record
-    pixels: np.ndarray
+    picture: Picture
     result: CaseResult
     evidence: np.ndarray
     truth: Truth
@@ -105,7 +106,7 @@ class Part:
 
     def _see(self, row: Row, looked: Look) -> Seen:
         truth = read_truth(row.record, self.table.classes, row.labels, looked.evidence.shape[1:], row.patient)
-        return Seen(row.record, looked.exam.pixels, looked.result, looked.evidence, truth)
+        return Seen(row.record, looked.exam.picture, looked.result, looked.evidence, truth)
 
 
 def _opened(row: Row) -> Exam:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.explanation.cam import METHODS, Padded
 from lesioncam.explanation.capture import scores_of
 from lesioncam.explanation.sanity import cascade, map_similarity, randomised
@@ -56,7 +56,7 @@ def sanity_of(trained: TrainedClassifier, part: Part, seed: int = 0) -> Sanity:
         The three answers; None where nothing could be compared.
     """
     records = part.table.records()[:COMPARED]
-    samples = [trained.preprocess(read_image(record.image), record.id) for record in records]
+    samples = [trained.preprocess(read_picture(record.image)) for record in records]
     maps = [_maps(trained, sample) for sample in samples]
     fresh = randomised(trained, seed)
     pairs = (zip(one, _maps(fresh, sample), strict=True) for one, sample in zip(maps, samples, strict=True))

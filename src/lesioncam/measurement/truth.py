@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from lesioncam.data.io import nifti
 from lesioncam.data.io.image import read_mask, split_index
-from lesioncam.data.io.nifti import is_nifti, read_grid
 from lesioncam.evaluation.cases import Truth
 from lesioncam.types import Box, Record
 
@@ -60,9 +60,9 @@ def read_truth(
 def read_boxes(record: Record) -> tuple[Box, ...]:
     """Truth boxes of one record; those of a volume, which the table has in the file's voxels, in the array's."""
     path, index = split_index(record.image)
-    if not record.boxes or not is_nifti(path):
+    if not record.boxes or not nifti.recognises(path):
         return record.boxes
-    grid, _ = read_grid(path, index)
+    grid = nifti.read_grid(path, index)
     return tuple(replace(box, box=grid.box_from_file(box.box)) for box in record.boxes)
 
 

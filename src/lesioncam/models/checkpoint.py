@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lesioncam.data.preprocess import Prepares, Preprocess, ResizeCrop
+from lesioncam.data.preprocess import Preprocess, ResizeCrop
 from lesioncam.errors import ModelError, RunError
 from lesioncam.files import write_with
 from lesioncam.models.adopted import build_adopted, is_trusted
@@ -34,7 +34,7 @@ class TrainedClassifier(torch.nn.Module):
     def __init__(self, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.network, self.card = network, card
-        self.preprocess: Prepares = (
+        self.preprocess: Preprocess | ResizeCrop = (
             ResizeCrop(card.adopted.prepare)
             if isinstance(card, AdoptedCard)
             else Preprocess(card.config.preprocess, card.config.backbone.axes)

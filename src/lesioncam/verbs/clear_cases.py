@@ -156,7 +156,7 @@ def _middle(cases: Sequence[_Chosen], count: int) -> list[_Chosen]:
 
 def _case(classifier: TrainedClassifier, record: Record, one: _Chosen, asked: ClearAsked) -> ClearCase:
     exam = exam_of(record)
-    found = explained(classifier, classifier.preprocess(exam.pixels, record.id), "clear", {"rule": asked.rule})
+    found = explained(classifier, classifier.preprocess(exam.picture), "clear", {"rule": asked.rule})
     responses = torch.from_numpy(np.maximum(found.heatmap.native(), 0))[None]
     weights = torch.from_numpy(softmax(found.logits))[None]
     which, strength = dominant(class_scale(responses, weights, asked.class_scale))

@@ -14,12 +14,13 @@ from lesioncam.data.io.image import (
     ImageInfo,
     image_info,
     read_cjdata,
-    read_image,
     read_mask,
+    read_picture,
     split_index,
     validate_image,
 )
 from lesioncam.errors import ImageError
+from lesioncam.picture import Picture
 
 MAT = Path(__file__).parents[4] / "shared" / "data" / "figshare_brain" / "mat_sample"
 RNG = np.random.default_rng(0)
@@ -32,12 +33,12 @@ FLOAT = RNG.normal(size=(5, 7)).astype(np.float32)
 
 
 def same(path, expected):
-    image = read_image(path)
+    image = read_picture(path).pixels
     np.testing.assert_array_equal(image, expected)
     assert image.dtype == expected.dtype
     assert image.flags.writeable
     assert image.flags.c_contiguous
-    assert image_info(path) == ImageInfo.of(image)
+    assert image_info(path) == ImageInfo.of(Picture(image))
 
 
 def save(path, array, mode=None, **options):
@@ -106,7 +107,7 @@ def test_bmp_and_pgm(tmp_path):
     same(tmp_path / "deep.pgm", GREY16)
     (tmp_path / "deep.ppm").write_bytes(b"P6\n7 5\n65535\n" + RGB16.astype(">u2").tobytes())
     with pytest.raises(ImageError, match="more than 8 bit, whose depth would be lost"):
-        read_image(tmp_path / "deep.ppm")
+        read_picture(tmp_path / "deep.ppm")
 
 
 def test_jpeg_is_turned_as_exif_says(tmp_path):
@@ -115,7 +116,7 @@ def test_jpeg_is_turned_as_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     Image.fromarray(picture).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    image = read_image(tmp_path / "a.jpg")
+    image = read_picture(tmp_path / "a.jpg").pixels
     assert image.shape == (32, 16)
     assert image[:16].mean() > 250
     assert image[16:].mean() < 5
@@ -123,7 +124,7 @@ def test_jpeg_is_turned_as_exif_says(tmp_path):
     Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "cmyk.jpg")
     assert (
         image_info(tmp_path / "cmyk.jpg")
-        == ImageInfo.of(read_image(tmp_path / "cmyk.jpg"))
+        == ImageInfo.of(read_picture(tmp_path / "cmyk.jpg"))
         == ImageInfo((5, 7), 3, "uint8")
     )
 
@@ -191,9 +192,9 @@ def test_tiff_pages_by_index(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
     same(f"{tmp_path}/a.tif#2", pages[2])
     with pytest.raises(ImageError, match=r"a\.tif holds 3 images; say which one: a\.tif#0 to a\.tif#2\."):
-        read_image(tmp_path / "a.tif")
+        read_picture(tmp_path / "a.tif")
     with pytest.raises(ImageError, match=r"a\.tif has no image #3; it holds 3, #0 to #2\."):
-        read_image(f"{tmp_path}/a.tif#3")
+        read_picture(f"{tmp_path}/a.tif#3")
 
 
 def test_tiff_thumbnails_are_no_pages(tmp_path):
@@ -223,17 +224,17 @@ def test_matlab_arrays_are_turned_back(tmp_path):
     same(path, SIGNED)
     np.testing.assert_array_equal(read_mask(path, (5, 7)), mask)
     data = read_cjdata(path)
-    assert (data["label"], data["patient"]) == (2, "MR0017")
+    assert (data.label, data.patient) == (2, "MR0017")
 
 
 def test_matlab_files_of_another_kind(tmp_path):
     (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
     with pytest.raises(ImageError, match=r"not MATLAB v7\.3 \(HDF5\); save it with save\(\.\.\., '-v7\.3'\)"):
-        read_image(tmp_path / "old.mat")
+        read_picture(tmp_path / "old.mat")
     with h5py.File(tmp_path / "other.mat", "w") as file:
         file["volume"] = GREY8
     with pytest.raises(ImageError, match="no struct 'cjdata' with an image; found: volume"):
-        read_image(tmp_path / "other.mat")
+        read_picture(tmp_path / "other.mat")
     with pytest.raises(ImageError, match=r"has no cjdata/tumorMask; take it out of the mask column"):
         read_mask(write_mat(tmp_path / "1.mat", GREY8), (5, 7))
 
@@ -245,8 +246,8 @@ def test_published_matlab_files():
     for path in files[:5]:
         data = read_cjdata(path)
         assert image_info(path) == ImageInfo((512, 512), 1, "int16")
-        assert data["mask"].any()
-        assert data["label"] in {1, 2, 3}
+        assert data.mask.any()
+        assert data.label in {1, 2, 3}
 
 
 def write_idx(path, images, code=0x08):
@@ -262,7 +263,7 @@ def test_idx_by_index(tmp_path, name):
     path = write_idx(tmp_path / name, images)
     same(f"{path}#1", images[1])
     with pytest.raises(ImageError, match="holds 2 images; say which one"):
-        read_image(path)
+        read_picture(path)
     with pytest.raises(ImageError, match="has no image #2"):
         image_info(f"{path}#2")
 
@@ -277,15 +278,15 @@ def test_idx_is_big_endian_and_read_again_when_changed(tmp_path):
 def test_idx_that_is_none_or_truncated(tmp_path):
     (tmp_path / "labels-idx1-ubyte").write_bytes(struct.pack(">BBBBI", 0, 0, 8, 1, 3) + b"abc")
     with pytest.raises(ImageError, match=r"is no idx file of images \(it begins with 00000801\)"):
-        read_image(tmp_path / "labels-idx1-ubyte")
+        read_picture(tmp_path / "labels-idx1-ubyte")
     path = write_idx(tmp_path / "a-idx3-ubyte", np.stack([GREY8, GREY8]))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ImageError, match="is truncated: the header promises 2 images"):
-        read_image(f"{path}#0")
+        read_picture(f"{path}#0")
     path = write_idx(tmp_path / "a-idx3-ubyte.gz", RNG.integers(0, 255, (9, 50, 50), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ImageError, match=r"cannot be decoded .* truncated or damaged"):
-        read_image(f"{path}#0")
+        read_picture(f"{path}#0")
 
 
 # ---- errors ------------------------------------------------------------------------------------------------------
@@ -301,30 +302,30 @@ def test_truncated_files(tmp_path, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow remarks on some of them besides
         with pytest.raises(ImageError, match=rf"{name} cannot be decoded \(.+\): truncated or damaged\. Copy it again"):
-            read_image(path)
+            read_picture(path)
 
 
 def test_files_that_are_no_images(tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(ImageError, match=r"a\.png is damaged or of an unknown format; supported: PNG, JPEG, TIFF"):
-        read_image(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png is damaged or of an unknown format; supported: PNG, JPEG, BMP"):
+        read_picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"b\.png is an empty file"):
-        read_image(tmp_path / "b.png")
+        read_picture(tmp_path / "b.png")
     with pytest.raises(ImageError, match=r"c\.png is missing; correct the path or the image folder \(--images\)"):
-        read_image(tmp_path / "c.png")
+        read_picture(tmp_path / "c.png")
     with pytest.raises(ImageError, match="cannot be opened"):
-        read_image(tmp_path)
+        read_picture(tmp_path)
     save(tmp_path / "d.png", GREY8)
     same(f"{tmp_path}/d.png#0", GREY8)
     with pytest.raises(ImageError, match=r"d\.png has no image #1; it holds one only, #0\."):
-        read_image(f"{tmp_path}/d.png#1")
+        read_picture(f"{tmp_path}/d.png#1")
 
 
 def test_images_too_large_to_decode(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ImageError, match=r"big\.png is too large to be decoded whole \(20 pixels at most\); cut it"):
-        read_image(save(tmp_path / "big.png", GREY8))
+        read_picture(save(tmp_path / "big.png", GREY8))
 
 
 def test_a_file_whose_name_ends_like_an_index(tmp_path):
@@ -340,12 +341,12 @@ def test_images_without_content():
     with pytest.raises(
         ImageError, match=r"^a\.tif has 1 NaN or infinite pixels of 4; fill them or take its row out\.$"
     ):
-        validate_image(nan, "a.tif")
+        validate_image(Picture(nan, source="a.tif"))
     with pytest.raises(ImageError, match=r"^a\.tif is constant \(every pixel is 7\)"):
-        validate_image(np.full((2, 2), 7, np.uint16), "a.tif")
+        validate_image(Picture(np.full((2, 2), 7, np.uint16), source="a.tif"))
     with pytest.raises(ImageError, match=r"^a\.tif is empty \(0 x 3\)"):
-        validate_image(np.zeros((0, 3)), "a.tif")
-    validate_image(GREY8, "a.tif")
+        validate_image(Picture(np.zeros((0, 3)), source="a.tif"))
+    validate_image(Picture(GREY8))
 
 
 # ---- masks -------------------------------------------------------------------------------------------------------
@@ -390,7 +391,7 @@ def test_palette_masks(tmp_path):
 def test_jpeg_masks_begin_at_half(tmp_path):
     disc = np.hypot(*np.mgrid[-32:32, -32:32]) < 20
     save(tmp_path / "m.jpg", disc.astype(np.uint8) * 255)
-    assert read_image(tmp_path / "m.jpg")[~disc].any()  # JPEG leaves a seam of values above 0
+    assert read_picture(tmp_path / "m.jpg").pixels[~disc].any()  # JPEG leaves a seam of values above 0
     assert (read_mask(tmp_path / "m.jpg", (64, 64)) != disc).mean() < 0.01
 
 

@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lesioncam.data.io.image import ImageInfo, image_info, read_image, read_mask, validate_image
-from lesioncam.data.io.nifti import Volume, VolumeGrid, as_volume, read_grid, save_nifti, sides_of
-from lesioncam.data.preprocess import Preprocess, display_image
+from lesioncam.data.io.image import ImageInfo, image_info, read_mask, read_picture, validate_image
+from lesioncam.data.io.nifti import read_grid, save_nifti
+from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import ImageError, LesioncamError
 from lesioncam.options.data import PreprocessConfig
 
@@ -58,20 +58,22 @@ SPOT = {"R": 2, "A": 12, "S": 5}
 @pytest.mark.parametrize("codes", ALL)
 def test_every_orientation_shows_the_same_slices(tmp_path, codes):
     """48 ways to store one body; slices go up, rows go back, columns go to the patient's left."""
-    volume = read_image(write(tmp_path / "a.nii.gz", body(codes, SPOT), affine_of(codes)))
+    picture = read_picture(write(tmp_path / "a.nii.gz", body(codes, SPOT), affine_of(codes)))
+    volume = picture.pixels
     assert volume.shape == (9, 14, 11, 1)
     assert volume.dtype == np.int16
-    d, h, w, _ = (int(i[0]) for i in np.nonzero(np.asarray(volume) == 9999))
+    d, h, w, _ = (int(i[0]) for i in np.nonzero(volume == 9999))
     assert (d, h, w) == (5, 14 - 1 - 12, 11 - 1 - 2)
     assert int(volume[0, 0, 0, 0]) == 10 + 20 * 13  # foot, front, right
-    assert volume.grid.spacing == (4.0, 1.5, 2.0)
+    assert picture.grid.spacing == (4.0, 1.5, 2.0)
+    assert (picture.size, picture.channels, picture.is_volume) == ((9, 14, 11), 1, True)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAR", "PIR"])
 def test_the_array_affine_and_the_file_affine_name_the_same_place(tmp_path, codes):
     path = write(tmp_path / "a.nii", body(codes, SPOT), affine_of(codes))
-    grid, _ = read_grid(path)
-    here = tuple(int(i[0]) for i in np.nonzero(np.asarray(read_image(path))[..., 0] == 9999))
+    grid = read_grid(path)
+    here = tuple(int(i[0]) for i in np.nonzero(read_picture(path).pixels[..., 0] == 9999))
     there = tuple(int(i[0]) for i in np.nonzero(body(codes, SPOT) == 9999))
     world = np.array(grid.array_affine) @ (*here, 1)
     assert world == pytest.approx(affine_of(codes) @ (*there, 1))
@@ -81,9 +83,10 @@ def test_the_array_affine_and_the_file_affine_name_the_same_place(tmp_path, code
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAR", "PIR", "ASL"])
 def test_there_and_back_again(tmp_path, codes):
     voxels = body(codes, SPOT)
-    volume = read_image(write(tmp_path / "a.nii.gz", voxels, affine_of(codes)))
-    assert np.array_equal(volume.grid.to_file(np.asarray(volume)[..., 0]), voxels)
-    saved = nib.load(save_nifti(tmp_path / "b.nii.gz", np.asarray(volume)[..., 0].astype(np.float32), volume.grid))
+    picture = read_picture(write(tmp_path / "a.nii.gz", voxels, affine_of(codes)))
+    volume = picture.pixels[..., 0]
+    assert np.array_equal(picture.grid.to_file(volume), voxels)
+    saved = nib.load(save_nifti(tmp_path / "b.nii.gz", volume.astype(np.float32), picture.grid))
     assert np.array_equal(np.asarray(saved.dataobj), voxels)
     assert np.allclose(saved.affine, affine_of(codes))
 
@@ -93,20 +96,13 @@ def test_a_box_holds_the_same_voxels_in_file_and_array(tmp_path, codes):
     """A mask of one block: its box counted in the file and in the array, each by hand."""
     mask = np.zeros([SIZES[axis_of(c)] for c in codes], np.uint8)
     mask[2:5, 1:7, 3:4] = 1
-    grid, _ = read_grid(write(tmp_path / "m.nii", mask, affine_of(codes)))
+    grid = read_grid(write(tmp_path / "m.nii", mask, affine_of(codes)))
     array = grid.from_file(mask)
     places = np.argwhere(array)
     low, high = places.min(axis=0), places.max(axis=0) + 1
     box = (*low[::-1].tolist(), *high[::-1].tolist())
     assert grid.box_to_file(box) == (2, 1, 3, 5, 7, 4)
     assert grid.box_from_file((2, 1, 3, 5, 7, 4)) == box
-
-
-def test_the_slice_has_its_number_in_the_file():
-    up = VolumeGrid.of((4, 5, 6), np.diag([1.0, 1, 1, 1]))
-    down = VolumeGrid.of((4, 5, 6), np.diag([1.0, 1, -1, 1]))
-    assert (up.slice_name(0, 1), down.slice_name(0, 1)) == ("k=1", "k=4")
-    assert (up.slice_name(1, 0), up.slice_name(2, 0)) == ("j=4", "i=3")  # front, right
 
 
 def test_an_oblique_file_is_not_resampled(tmp_path):
@@ -116,14 +112,14 @@ def test_an_oblique_file_is_not_resampled(tmp_path):
         np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]) @ (affine[:3, :3])
     )
     voxels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    volume = read_image(write(tmp_path / "a.nii", voxels, affine))
-    assert volume.grid.spacing == pytest.approx((4, 3, 2))
-    assert np.array_equal(np.asarray(volume)[..., 0], voxels.transpose(2, 1, 0)[:, ::-1, ::-1])
+    picture = read_picture(write(tmp_path / "a.nii", voxels, affine))
+    assert picture.grid.spacing == pytest.approx((4, 3, 2))
+    assert np.array_equal(picture.pixels[..., 0], voxels.transpose(2, 1, 0)[:, ::-1, ::-1])
 
 
 def test_what_the_header_says_is_what_the_file_gives(tmp_path):
     path = write(tmp_path / "a.nii.gz", body("LPI", SPOT), affine_of("LPI"))
-    assert image_info(path) == ImageInfo((9, 14, 11), 1, "int16", (4.0, 1.5, 2.0)) == ImageInfo.of(read_image(path))
+    assert image_info(path) == ImageInfo((9, 14, 11), 1, "int16", (4.0, 1.5, 2.0)) == ImageInfo.of(read_picture(path))
 
 
 def test_a_slope_in_the_header_is_applied(tmp_path):
@@ -131,7 +127,7 @@ def test_a_slope_in_the_header_is_applied(tmp_path):
     image.header.set_slope_inter(0.5, 10)
     image.to_filename(tmp_path / "a.nii")
     stored = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
-    volume = read_image(tmp_path / "a.nii")
+    volume = read_picture(tmp_path / "a.nii").pixels
     assert volume.dtype == np.float32
     assert image_info(tmp_path / "a.nii").dtype == "float32"
     assert sorted(np.asarray(volume).ravel()) == pytest.approx(sorted(stored.ravel()))
@@ -142,14 +138,14 @@ def test_several_volumes_need_an_index(tmp_path):
     voxels[0, 0, 0, 1] = 7.0
     path = write(tmp_path / "four.nii.gz", voxels, np.eye(4))
     with pytest.raises(ImageError, match=r"four\.nii\.gz holds 2 volumes \(3 x 4 x 5 x 2\).*four\.nii\.gz#0"):
-        read_image(path)
-    second = read_image(f"{path}#1")
+        read_picture(path)
+    second = read_picture(f"{path}#1").pixels
     assert second.shape == (5, 4, 3, 1)
     assert second.dtype == np.float32
     assert second.max() == 7
     assert image_info(f"{path}#1").size == (5, 4, 3)
     with pytest.raises(ImageError, match="no volume #2"):
-        read_image(f"{path}#2")
+        read_picture(f"{path}#2")
 
 
 @pytest.mark.parametrize("spacing", [0.0, float("nan")])
@@ -159,7 +155,7 @@ def test_a_header_without_spacing_is_refused(tmp_path, spacing):
     raw[76 + 8 : 76 + 12] = np.float32(spacing).tobytes()  # pixdim[2] of NIfTI-1
     path.write_bytes(raw)
     with pytest.raises(ImageError, match=r"spacing of \(2, .*, 2\) mm.*Repair the header"):
-        read_image(path)
+        read_picture(path)
     with pytest.raises(ImageError, match="spacing"):
         image_info(path)
 
@@ -169,7 +165,7 @@ def test_a_flat_affine_is_refused(tmp_path):
     image.header.set_sform(np.diag([1.0, 1.0, 0.0, 1.0]), code=1)
     image.to_filename(tmp_path / "a.nii")
     with pytest.raises(ImageError, match="places no voxels in space"):
-        read_image(tmp_path / "a.nii")
+        read_picture(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize(
@@ -184,16 +180,16 @@ def test_damaged_files_are_a_sentence(tmp_path, content, words):
         content = path.read_bytes()[:900]
     path.write_bytes(content)
     with pytest.raises(ImageError, match=words):
-        read_image(path)
+        read_picture(path)
     with pytest.raises(ImageError, match="is missing"):
-        read_image(tmp_path / "other.nii.gz")
+        read_picture(tmp_path / "other.nii.gz")
 
 
 def test_colours_are_refused(tmp_path):
     rgb = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.Nifti1Image(rgb, np.eye(4)).to_filename(tmp_path / "a.nii")
     with pytest.raises(ImageError, match="holds colours"):
-        read_image(tmp_path / "a.nii")
+        read_picture(tmp_path / "a.nii")
 
 
 def test_masks_are_whatever_is_above_zero_in_any_orientation(tmp_path):
@@ -210,23 +206,12 @@ def test_masks_are_whatever_is_above_zero_in_any_orientation(tmp_path):
         read_mask(tmp_path / "ras.nii.gz", (5, 4, 4))
 
 
-def test_a_volume_forgets_its_grid_when_it_is_cut():
-    volume = as_volume(np.zeros((4, 5, 6)))
-    assert isinstance(volume, Volume)
-    assert (volume + 1).grid == volume.grid
-    assert volume[1:].grid is None
-    assert sides_of(volume) == (4, 5, 6)
-    assert display_image(volume).shape == (4, 5, 6)
-    with pytest.raises(ImageError, match=r"a volume is \(D, H, W\)"):
-        as_volume(np.zeros((4, 5)))
-
-
 def test_constant_and_broken_volumes_are_refused(tmp_path):
     for value, words in ((0.0, "is constant"), (np.nan, "NaN or infinite")):
         voxels = np.zeros((3, 3, 3), np.float32)
         voxels[0] += value
         with pytest.raises(ImageError, match=words):
-            validate_image(read_image(write(tmp_path / f"{value}.nii", voxels, np.eye(4))), "a.nii")
+            validate_image(read_picture(write(tmp_path / f"{value}.nii", voxels, np.eye(4))))
 
 
 # ---- through the network's input and back ------------------------------------------------------------------------
@@ -254,13 +239,13 @@ def test_a_blob_comes_back_within_a_voxel_of_the_file(tmp_path, codes, size):
     centre = np.array([0.62, 0.37, 0.55]) * shape
     voxels = 1000 * blob(shape, centre, mm)
     path = write(tmp_path / "a.nii.gz", voxels.astype(np.float32), affine)
-    sample = Preprocess(PreprocessConfig(size=size, crop=False))(read_image(path), "a")
+    sample = Preprocess(PreprocessConfig(size=size, crop=False))(read_picture(path))
     geometry = sample.geometry
     assert geometry.spacing == (4.0, 1.5, 2.0)
     found = np.array(geometry.scaled) / (np.array(geometry.native) * np.array(geometry.spacing))
     assert found.max() / found.min() < 1.05  # voxels of the input are cubes
     back = geometry.to_native(sample.image)[0]
-    file = read_grid(path)[0].to_file(back)
+    file = read_grid(path).to_file(back)
     assert np.abs(centre_of(np.clip(file - 0.02, 0, None)) - centre).max() < 1.0
 
 
@@ -268,7 +253,7 @@ def test_the_foreground_of_a_volume_is_cut_out(tmp_path):
     rng = np.random.default_rng(0)
     voxels = np.zeros((40, 50, 30), np.int16)
     voxels[8:32, 10:44, 5:25] = rng.integers(400, 900, (24, 34, 20))
-    sample = Preprocess(PreprocessConfig(size=32))(read_image(write(tmp_path / "a.nii", voxels, np.eye(4))))
+    sample = Preprocess(PreprocessConfig(size=32))(read_picture(write(tmp_path / "a.nii", voxels, np.eye(4))))
     # margins of 2 % of each side: 1, 1, 1; the file is right, anterior, superior
     assert sample.geometry.crop == ((4, 26), (50 - 45, 50 - 9), (40 - 33, 40 - 7))
     inside = sample.image[0][sample.valid]

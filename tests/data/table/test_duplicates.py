@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from lesioncam.data.io.image import read_image
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.table.duplicates import (
     Pair,
     Prints,
@@ -161,7 +161,7 @@ def test_a_tiny_copy_of_a_large_picture_is_still_found():
 
 
 def real_prints(files):
-    return Prints.of([str(file) for file in files], [image_print(read_image(file)) for file in files])
+    return Prints.of([str(file) for file in files], [image_print(read_picture(file).pixels) for file in files])
 
 
 def test_neighbouring_slices_are_no_copies(real_data):
@@ -177,7 +177,9 @@ def test_neighbouring_slices_are_no_copies(real_data):
 def test_planted_copies_are_found(real_data):
     folder, rng = real_data / "figshare_brain" / "images", np.random.default_rng(0)
     images = [
-        read_image(folder / f"{index}.jpg") for index in range(600, 1400, 20) if (folder / f"{index}.jpg").exists()
+        read_picture(folder / f"{index}.jpg").pixels
+        for index in range(600, 1400, 20)
+        if (folder / f"{index}.jpg").exists()
     ]
     changed = []
     for k, image in enumerate(images):

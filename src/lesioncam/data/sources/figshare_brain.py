@@ -12,7 +12,6 @@ to draw intervals over, and not the true patients.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,18 +109,18 @@ def _published(root: Path, files: dict[int, Path]) -> pd.DataFrame:
     return frame
 
 
-def _row(path: Path) -> dict[str, Any]:
+def _row(path: Path) -> dict[str, str]:
     try:
         data = read_cjdata(path)
     except ImageError as error:
         raise TableError(f"{error} Nothing was written.") from error
-    if data["label"] not in LABELS:
+    if data.label not in LABELS:
         known = ", ".join(f"{code} {name}" for code, name in LABELS.items())
         raise TableError(
-            f"{path} has the label {data['label']}; the published codes are {known}. Is it a relabelled copy?"
+            f"{path} has the label {data.label}; the published codes are {known}. Is it a relabelled copy?"
         )
     place = path.as_posix()
-    return {"image": place, "label": LABELS[data["label"]], "patient": data["patient"] or "", "mask": place}
+    return {"image": place, "label": LABELS[data.label], "patient": data.patient or "", "mask": place}
 
 
 def _folds(root: Path) -> np.ndarray | None:

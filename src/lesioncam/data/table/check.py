@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.io.image import ImageInfo, read_image, read_mask, split_index, validate_image
-from lesioncam.data.io.nifti import Volume, VolumeGrid, is_nifti, plane_of, read_grid
+from lesioncam.data.io import nifti
+from lesioncam.data.io.image import ImageInfo, read_mask, read_picture, split_index, validate_image
 from lesioncam.data.table.duplicates import Pair, Prints, find_duplicates, one_thread_each
 from lesioncam.data.table.table import SPLITS, Problem, Table
 from lesioncam.data.table.targets import policy_table, targets_of
@@ -24,6 +24,7 @@ from lesioncam.errors import ImageError, TableError
 from lesioncam.functional.prints import Print, image_print
 from lesioncam.options.base import validated
 from lesioncam.options.data import TableConfig
+from lesioncam.picture import VolumeGrid
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, Record
 
 __all__ = ["CheckReport", "Problem", "check_table", "require", "require_axes"]
@@ -461,22 +462,21 @@ class _Look:
         if not record.image:
             return None, None, []
         try:
-            image = read_image(record.image)
+            picture = read_picture(record.image)
         except ImageError as error:
             missing = not split_index(record.image)[0].exists()
             return None, None, [self._problem(record, "missing image" if missing else "unreadable image", error)]
         found = []
         try:
-            validate_image(image, record.image)
+            validate_image(picture)
         except ImageError as error:
             found.append(self._problem(record, "image without content", error))
-        info = ImageInfo.of(image)
-        grid = image.grid if isinstance(image, Volume) else None
+        info, grid = ImageInfo.of(picture), picture.grid
         found += self._masks(record, info.size)
         found += self._reader_masks(record, info.size)
         found += self._elsewhere(record, grid)
         found += self._boxes(record, grid.shape[::-1] if grid is not None else info.size)
-        return info, image_print(plane_of(image)) if self.prints and image.size else None, found
+        return info, image_print(picture.plane) if self.prints and picture.pixels.size else None, found
 
     def _problem(self, record: Record, kind: str, text: object) -> Problem:
         return Problem(record.row, kind, f"{self.source} row {record.row}: {text}")
@@ -490,10 +490,10 @@ class _Look:
         drawn = [file for files in record.masks.values() for file in files]
         for file in dict.fromkeys(drawn if grid is not None else []):
             path, index = split_index(file)
-            if not (is_nifti(path) and path.is_file()):
+            if not (nifti.recognises(path) and path.is_file()):
                 continue
             try:
-                own, _ = read_grid(path, index)
+                own = nifti.read_grid(path, index)
             except ImageError:
                 continue  # said already
             if grid is not None and own.size == grid.size and (away := own.distance(grid)) > _FAR:

@@ -22,8 +22,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lesioncam.data.io.image import read_image
-from lesioncam.data.io.nifti import plane_of
+from lesioncam.data.io.image import read_picture
 from lesioncam.data.table.table import Table
 from lesioncam.errors import ImageError, RunError
 from lesioncam.files import write_with
@@ -139,7 +138,7 @@ def collect_prints(table: Table, *, progress: Callable[[int, int], object] | Non
 
 def _print_of(image: str) -> Print | None:
     try:
-        return image_print(plane_of(read_image(image))) if image else None
+        return image_print(read_picture(image).plane) if image else None
     except ImageError:
         return None
 
