@@ -23,8 +23,9 @@ check: env
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+# Two processes of one thread each; a file stays whole, so that what its tests share is made once.
 test: check
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: env
 	$(RUN)/python -m pytest -m slow

@@ -203,12 +203,22 @@ def test_the_classifier_gives_logits_and_maps_in_one_pass(done):
     assert len(calls) == 1
 
 
-@pytest.mark.usefixtures("rendered")
 def test_the_report_is_rebuilt_from_the_folder_alone(done, tmp_path):
     elsewhere = tmp_path / done.name
     shutil.copytree(done, elsewhere)
     (elsewhere / "report.html").unlink()
     assert lc.report(elsewhere).read_text() == (done / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("rendered")
+def test_the_figures_of_a_run_are_pictures(done, tmp_path):
+    run = shutil.copytree(done, tmp_path / "run")
+    page = lc.report(run).read_text()
+    pictures = list(run.glob("evaluate/*/figures/*.png"))
+    assert len(pictures) >= 18  # ten of each split or so
+    assert all(min(Image.open(path).size) > 200 for path in pictures)
+    assert page.count("<svg") == len(pictures)
+    assert page.count("<path") > 10 * len(pictures)
 
 
 def test_a_users_own_pooling_needs_no_edit(toy, quick, tmp_path):

@@ -127,9 +127,9 @@ def test_a_hundred_thousand_rows_are_quick():
     rng = np.random.default_rng(0)
     patients = rng.integers(0, 30_000, 112_000)
     table = make((rng.random((112_000, 14)) < 0.05).astype(float), [f"p{k}" for k in patients])
-    start = time.perf_counter()
+    start = time.process_time()
     split = split_table(table)
-    assert time.perf_counter() - start < 5  # .4 s where nothing else runs
+    assert time.process_time() - start < 5  # .4 s where nothing else runs
     assert not patients_of(split, "train") & patients_of(split, "test")
 
 
@@ -351,6 +351,7 @@ NIH = Path(__file__).parents[4] / "shared" / "data" / "nih_cxr" / "tables"
 
 @pytest.mark.skipif(not NIH.is_dir(), reason="../shared/data/nih_cxr/tables is not on this machine")
 def test_the_nih_table_is_read_checked_and_split_in_five_seconds():
+    """Of a processor: other tests may run beside this one."""
     import time
 
     from lesioncam.data.table.check import check_table
@@ -358,11 +359,11 @@ def test_the_nih_table_is_read_checked_and_split_in_five_seconds():
 
     (path,) = NIH.glob("Data_Entry_2017*")
     columns = {"image": "Image Index", "label": "Finding Labels", "patient": "Patient ID"}
-    start = time.perf_counter()
+    start = time.process_time()
     table = read_table(path, columns=columns, negative=["No Finding"])
     assert check_table(table, files=False).ok
     split = split_table(table)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert check_table(split, files=False).ok
     shares = [split.split(name).states.sum(axis=0) / table.states.sum(axis=0) for name in SPLITS]
     np.testing.assert_allclose(shares, np.repeat([[0.7], [0.15], [0.15]], 14, axis=1), atol=0.01)
