@@ -36,6 +36,7 @@ bench: env
 # The documentation site, in build/site; a warning is an error.
 docs: env
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[docs]'
+	rm -rf docs/api
 	$(RUN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto docs build/site
 
 # Every map method on images of the demo's run, as one picture to look at.

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from lesioncam.evaluation.choose import choose_best, choose_ensemble
 from PIL import Image, ImageEnhance
 
 import lesioncam as lc
@@ -16,8 +15,10 @@ from lesioncam.errors import LesioncamError, TableError
 from lesioncam.evaluation.cases import read_cases
 from lesioncam.evaluation.protocol import patient_digest
 from lesioncam.files import read_json
+from lesioncam.measurement.calibrate import fit_scale
 from lesioncam.models.checkpoint import load_classifier
 from lesioncam.runs.folder import RunFolder, run_key
+from lesioncam.segmentation.threshold import Fit, fitted_thresholds
 from lesioncam.types import Calibration, Chosen, Threshold, Validation
 
 TRIALS = 6
@@ -153,9 +154,8 @@ def test_choosing_functions_do_not_take_test_records(people):
         with pytest.raises(LesioncamError, match="choices are made on `val` only"):
             Validation(tuple("abcdef"), tuple(people[:6]), tuple(splits))
         good = Validation(tuple("abcdef"), tuple(people[:6]), ("val",) * 6)
-        scores = {name: rng.normal(size=(6, 2)) for name in "xyz"}
-        labels = np.array([[0, 1], [1, 0]] * 3)
-        for chosen in (choose_ensemble(good, scores, labels), choose_best(good, "checkpoint", {"a": 1.0})):
+        scale = fit_scale("platt", [(rng.normal(size=6), np.array([0, 1] * 3), None)], good)
+        for chosen in (*fitted_thresholds([Fit(0.3, 0.5, 6)], good), scale):
             with pytest.raises(LesioncamError, match="of these patients"):
                 chosen.check_unseen(people.tolist())
 

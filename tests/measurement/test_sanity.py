@@ -5,7 +5,7 @@ import pytest
 
 import lesioncam as lc
 from lesioncam.explanation.sanity import randomised
-from lesioncam.measurement.measure import load_subject
+from lesioncam.measurement.load import load_subject
 from lesioncam.measurement.part import Part
 from lesioncam.measurement.sanity import sanity_of
 from lesioncam.runs.folder import RunFolder, run_key

@@ -20,7 +20,7 @@ from lesioncam.functional.calibration import log_odds
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.types import Box, CaseResult, Component, Heatmap, Threshold
 
-__all__ = ["COLUMNS", "Truth", "View", "Watch", "case_rows", "read_cases", "truth_boxes", "write_cases"]
+__all__ = ["COLUMNS", "CaseRow", "Truth", "View", "Watch", "case_rows", "read_cases", "truth_boxes", "write_cases"]
 
 COLUMNS: dict[str, str] = {
     "image": "text",  # id of the image
@@ -115,6 +115,9 @@ class View(NamedTuple):
     probability: Callable[[np.ndarray], np.ndarray]
 
 
+CaseRow = dict[str, str | float | None]
+"""A row of ``cases.csv`` by column; None is a blank cell."""
+
 Watch = Callable[[tuple[str, str, str], View, "Truth"], None]
 """Called with (image, class, method), the view and the truth for every row whose lesions are located."""
 
@@ -125,7 +128,7 @@ def case_rows(
     controls: Mapping[str, ControlMap] | None = None,
     watch: Watch | None = None,
     evidence: np.ndarray | None = None,
-) -> list[dict[str, Any]]:
+) -> list[CaseRow]:
     """The rows of one image: one per class for the map method, and for each control where truth allows a comparison.
 
     Args:
@@ -213,7 +216,7 @@ def _scale(heatmap: Heatmap, k: int) -> Callable[[np.ndarray], np.ndarray]:
 # ---- parts of a row ----------------------------------------------------------------------------------------------
 
 
-def _context(result: CaseResult, truth: Truth, k: int) -> dict[str, Any]:
+def _context(result: CaseResult, truth: Truth, k: int) -> CaseRow:
     return {
         "image": result.id,
         "patient": truth.patient,
@@ -225,7 +228,7 @@ def _context(result: CaseResult, truth: Truth, k: int) -> dict[str, Any]:
     }
 
 
-def _score(result: CaseResult, k: int) -> dict[str, Any]:
+def _score(result: CaseResult, k: int) -> CaseRow:
     return {
         "logit": float((log_odds(result.logits) if result.exclusive else result.logits)[k]),
         "probability": float(result.probabilities[k]),
@@ -235,9 +238,7 @@ def _score(result: CaseResult, k: int) -> dict[str, Any]:
     }
 
 
-_NO_SCORE: dict[str, Any] = dict.fromkeys(
-    ("logit", "probability", "expected_grade", "decision_threshold", "positive"), NAN
-)
+_NO_SCORE: CaseRow = dict.fromkeys(("logit", "probability", "expected_grade", "decision_threshold", "positive"), NAN)
 
 
 def _control_view(control: ControlMap, k: int) -> View:
@@ -246,7 +247,7 @@ def _control_view(control: ControlMap, k: int) -> View:
     return View(values, mask, parts, threshold, lambda raw: raw)
 
 
-def _alarm(control: ControlMap, k: int) -> dict[str, Any]:
+def _alarm(control: ControlMap, k: int) -> CaseRow:
     """A control on a healthy image: whether it marks anything, and how much."""
     threshold = control.thresholds[k]
     area = control.area(k)
@@ -260,7 +261,7 @@ def _alarm(control: ControlMap, k: int) -> dict[str, Any]:
     }
 
 
-def _place(view: View, truth: Truth, mask: np.ndarray | None, boxes: Sequence[tuple[float, ...]]) -> dict[str, Any]:
+def _place(view: View, truth: Truth, mask: np.ndarray | None, boxes: Sequence[tuple[float, ...]]) -> CaseRow:
     """The localisation columns."""
     found = [part.box for part in view.parts]
     area = int(np.count_nonzero(view.mask))
@@ -295,10 +296,10 @@ def _finite(value: float) -> float:
     return round(float(value), 6) if np.isfinite(value) else 0.0
 
 
-def _overlap(predicted: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
+def _overlap(predicted: np.ndarray, truth: np.ndarray | None) -> CaseRow:
     """Scores of the mask, only where the truth has a lesion."""
     if truth is None:
-        return {"truth_area": NAN} | dict.fromkeys(("dice", "iou", "sensitivity", "specificity"), NAN)
+        return {**{"truth_area": NAN} | dict.fromkeys(("dice", "iou", "sensitivity", "specificity"), NAN)}
     counts = overlap_counts(predicted, truth)
     names = ("dice", "iou", "sensitivity", "specificity")
     return {"truth_area": counts.truth} | {name: getattr(counts, name) if counts.truth else NAN for name in names}

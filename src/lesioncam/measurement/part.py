@@ -23,7 +23,7 @@ from lesioncam.types import CaseResult, Exam, Record, Validation
 
 R = TypeVar("R")
 
-__all__ = ["Part", "Row", "Seen"]
+__all__ = ["Part", "Row", "Seen", "digests_of"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Part:
     @cached_property
     def digests(self) -> list[str]:
         """The patient of each row."""
-        return [patient_digest(self.key, str(patient)) for patient in self.table.patients()]
+        return digests_of(self.table, self.key)
 
     def validation(self) -> Validation:
         """These images, to choose on.
@@ -111,3 +111,8 @@ class Part:
 
 def _opened(row: Row) -> Exam:
     return exam_of(row.record)
+
+
+def digests_of(table: Table, key: bytes) -> list[str]:
+    """The patient of each row."""
+    return [patient_digest(key, str(patient)) for patient in table.patients()]

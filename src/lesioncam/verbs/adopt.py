@@ -22,7 +22,7 @@ from lesioncam.inference.self_test import SelfTest
 from lesioncam.inference.subject import Subject
 from lesioncam.lookup import find
 from lesioncam.measurement.calibrate import check_scores, settle
-from lesioncam.measurement.measure import table_roles
+from lesioncam.measurement.guard import table_roles
 from lesioncam.measurement.part import Part
 from lesioncam.models.adopted import TIMM, build_adopted, trust
 from lesioncam.models.checkpoint import TrainedClassifier, save_classifier

@@ -10,7 +10,7 @@ from lesioncam.evaluation.protocol import key_mark
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.calibrate import settle
 from lesioncam.measurement.foreign import ForeignMaps, ForeignSubject, foreign_scale
-from lesioncam.measurement.measure import table_roles
+from lesioncam.measurement.guard import table_roles
 from lesioncam.measurement.part import Part
 from lesioncam.options.recipes import load_config
 from lesioncam.progress import Progress

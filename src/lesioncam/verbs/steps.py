@@ -25,7 +25,10 @@ from lesioncam.inference.stream import Way, results_of
 from lesioncam.inference.views import Views
 from lesioncam.lookup import find
 from lesioncam.measurement.calibrate import calibrate, check_scores
-from lesioncam.measurement.measure import Asked, digests_of, measure, table_roles
+from lesioncam.measurement.guard import table_roles
+from lesioncam.measurement.measure import measure
+from lesioncam.measurement.options import MeasureOptions
+from lesioncam.measurement.part import digests_of
 from lesioncam.models.backbone import measure_origin
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, save_classifier
 from lesioncam.options.poolings import CustomPool, name_of
@@ -184,7 +187,7 @@ def run(
         set_state(folder, "interrupted", "train")
         return trained
     set_state(folder, "running", "evaluate")
-    measure(folder, "val", Asked(pooling=own), progress=shown)
+    measure(folder, "val", MeasureOptions(pooling=own), progress=shown)
     set_state(folder, "done", "report")
     write_report(folder.root)
     return trained
@@ -258,7 +261,7 @@ def evaluate(
         run: the run, or its folder.
         split: ``val`` or ``test``.
         progress: show a bar.
-        asked: fields of :class:`lesioncam.measurement.measure.Asked`: ``threshold`` (``val``, ``default`` or a
+        asked: fields of :class:`lesioncam.measurement.options.MeasureOptions`: ``threshold`` (``val``, ``default`` or a
             probability), ``metrics`` (``default`` or ``all``), ``by`` (columns of the table), ``leaks`` (``refuse`` or
             ``drop``), ``bound`` (folder of a supervised model's maps), ``pooling`` (your own callable).
 
@@ -273,7 +276,7 @@ def evaluate(
         raise RunError(f"{folder.root} is no run folder (state.json is missing); give one that `lesioncam run` wrote.")
     if split not in ("val", "test"):
         raise OptionError(f"Unknown split {split!r}. Available: val, test.")
-    measure(folder, split, Asked(**asked), progress=bars(wanted=progress))
+    measure(folder, split, MeasureOptions(**asked), progress=bars(wanted=progress))
     write_report(folder.root)
     return Run(folder.root).metrics(split)
 
@@ -318,7 +321,7 @@ def evaluate_maps(
         start(folder, settled, ready, overwrite=overwrite, found=found)
         remember_source(folder, table=path_of(table), maps=Path(maps))
         adopt_maps(folder, Path(maps), name or Path(maps).resolve().name, shown)
-    measure(folder, split, Asked(**asked), progress=shown)
+    measure(folder, split, MeasureOptions(**asked), progress=shown)
     set_state(folder, "done", "report")
     write_report(folder.root)
     return Run(folder.root).metrics(split)

@@ -27,7 +27,7 @@ from lesioncam.data.table.targets import check_task
 from lesioncam.errors import LesioncamError, OptionError, RunError, TableError
 from lesioncam.evaluation.controls import is_method
 from lesioncam.files import read_json, write_json, write_text, write_with
-from lesioncam.measurement.measure import table_roles
+from lesioncam.measurement.guard import table_roles
 from lesioncam.options.base import validated
 from lesioncam.options.data import AugmentConfig
 from lesioncam.options.poolings import CustomPool, name_of
