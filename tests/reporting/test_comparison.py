@@ -21,7 +21,9 @@ from lesioncam.files import write_json, write_text
 from lesioncam.geometry import Geometry
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.reporting.comparison.compared import pairs_of, read_compared, repetitions, settings_of, split_of
-from lesioncam.reporting.comparison.comparison import compare_runs, latex_table
+from lesioncam.reporting.comparison.comparison import compare_runs
+from lesioncam.reporting.comparison.latex import latex_table
+from lesioncam.reporting.comparison.rows import differences_of, estimates_of
 from lesioncam.reporting.comparison.side_by_side import TITLES, Maps, lineups, mask_agreement, pick_cases, sampled_masks
 from lesioncam.reporting.figures.comparison_figures import difference_plots, value_plots
 from lesioncam.runs.arrays import CaseArrays, CasePicture
@@ -522,6 +524,10 @@ def test_lineups_use_one_colour_scale_for_all_runs(tmp_path):
 # ---- plots and LaTeX ---------------------------------------------------------------------------------------------
 
 
+def table_of(frame: pd.DataFrame, caption: str = "") -> str:
+    return latex_table(estimates_of(frame), list(frame["run"]), caption)
+
+
 def estimates(**more: Any) -> pd.DataFrame:
     base = {
         "metric": "dice",
@@ -539,7 +545,7 @@ def estimates(**more: Any) -> pd.DataFrame:
 
 
 def test_latex_escapes_names_and_prints_ties_in_bold():
-    table = latex_table(estimates(), caption="A 95 % interval, a_b ~ c^2 \\ {x}")
+    table = table_of(estimates(), "A 95 % interval, a_b ~ c^2 \\ {x}")
     assert r" & my\_run 50\% & b\&c & worse \\" in table
     assert (
         r"Dice & \textbf{0.500}\textsuperscript{a} & \textbf{0.520}\textsuperscript{a} & 0.100\textsuperscript{b} \\"
@@ -550,23 +556,23 @@ def test_latex_escapes_names_and_prints_ties_in_bold():
     for line in table.splitlines():
         if line.endswith(r"\\"):
             assert len(re.findall(r"(?<!\\)&", line)) == 3
-    assert r"False alarm rate $\downarrow$" in latex_table(estimates(metric="false_alarm_rate"))
+    assert r"False alarm rate $\downarrow$" in table_of(estimates(metric="false_alarm_rate"))
 
 
 def test_latex_of_undefined_numbers():
     frame = estimates(low=np.nan, high=np.nan)
     frame.loc[0, "value"] = np.nan
-    table = latex_table(frame)
+    table = table_of(frame)
     assert "Dice & -- & " in table
     assert "nan" not in table
 
 
 def test_plots_say_in_words_what_they_show():
-    plots = value_plots(estimates())
+    plots = value_plots(estimates_of(estimates()))
     assert [plot.key for plot in plots] == ["values-dice"]
     assert "worse: 0.100 (0.400 to 0.600)" in plots[0].alt
     row = {"metric": "dice", "class": "macro", "run_a": "a", "run_b": "b", "difference": -0.1, "low": -0.2, "high": 0.1,
            "low_corrected": -0.3, "high_corrected": 0.2, "p": 0.2, "p_holm": 0.4, "tie": 1.0}  # fmt: skip
-    plot = difference_plots(pd.DataFrame([row]))[0]
+    plot = difference_plots(differences_of(pd.DataFrame([row])))[0]
     assert "a − b: −0.100, tie" in plot.alt
-    assert value_plots(estimates(value=np.nan)) == []
+    assert value_plots(estimates_of(estimates(value=np.nan))) == []

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import overload
 
 import numpy as np
-from PIL import Image
 
 from lesioncam.errors import RunError
 from lesioncam.functional.overlay import heat_layer, line_layer, shrink
@@ -18,7 +15,7 @@ from lesioncam.functional.slices import boxes_in
 from lesioncam.reporting.report.read import Case
 from lesioncam.runs.arrays import CaseArrays
 
-__all__ = ["HEAT", "Panel", "Row", "data_uri", "montage_row", "read_row"]
+__all__ = ["HEAT", "Panel", "Row", "montage_row", "read_row"]
 
 REPORT_SIDE, LINE_SIDE = 384, 512
 """Longest side of an image in the report, and the side from which on lines are drawn, pixels."""
@@ -98,13 +95,6 @@ def montage_row(
             Panel("Predicted and true mask", line_layer(shape, mask, truth, zoom=zoom), _mask_note(mask, truth)),
         ),
     )
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """A picture, grey, colour or with transparency, as text that stands in the page itself."""
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 @overload

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from lesioncam.evaluation.controls import READER
-from lesioncam.evaluation.metric import title_of
 from lesioncam.files import write_text
 from lesioncam.functional.overlay import color_bar
-from lesioncam.reporting.figures.figures import (
-    Plot,
+from lesioncam.reporting.figures.montage import HEAT, read_row
+from lesioncam.reporting.figures.plot import Plot, save_plots
+from lesioncam.reporting.figures.report_figures import (
     cascade_plots,
     control_plots,
     curve_plots,
     history_plots,
     reliability_plots,
-    save_plots,
     subgroup_plots,
 )
-from lesioncam.reporting.figures.montage import HEAT, data_uri, read_row
+from lesioncam.reporting.page import render
 from lesioncam.reporting.report.checklist import calibration_text, checklist
 from lesioncam.reporting.report.lights import lights, opened_text, shortcut_state
 from lesioncam.reporting.report.read import Case, Evaluation, Run, read_run, short_name, shorten_command, without_paths
@@ -43,7 +38,7 @@ from lesioncam.reporting.report.tables import (
     shortcut_table,
     subgroup_tables,
 )
-from lesioncam.reporting.words.words import Count, method_name, number, plain
+from lesioncam.reporting.words.words import Count, number, plain
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import Provenance
 
@@ -83,8 +78,8 @@ def write_report(run: Path, *, share: bool = False) -> Path:
     content = shareable(content) if share else content
     page = _page(content, share=share)
     parts = checklist(content, page["count"])
-    sheet = _environment().get_template("checklist.html.jinja").render({**page, "parts": parts})
-    report = _environment().get_template("report.html.jinja").render(page)
+    sheet = render("checklist.html.jinja", **page, parts=parts)
+    report = render("report.html.jinja", **page)
     for folder, plots in _figures(run, page, share=share):
         save_plots(plots, folder)
     write_text(run / page["checklist"], sheet)
@@ -99,26 +94,6 @@ def _figures(run: Path, page: Mapping[str, Any], *, share: bool) -> list[tuple[P
         return [(run / "share", [plot for group in groups for plot in group])]
     folders = [RunFolder(run).evaluation(section["split"]) / "figures" for section in sections]
     return list(zip(folders, groups, strict=True))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lesioncam", "reporting/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "method": method_name,
-        "metric": title_of,
-        "number": number,
-        "uri": data_uri,
-        "grey_uri": lambda image: data_uri(np.asarray(Image.fromarray(image).convert("L"))),
-        "class_name": _class_name,
-    }
-    return environment
 
 
 def _page(run: Run, *, share: bool) -> dict[str, Any]:
@@ -178,10 +153,6 @@ def _section(evaluation: Evaluation, *, share: bool) -> dict[str, Any]:
         "leaks": ([], 0) if share else leak_rows(evaluation),
         "small": _small_note(evaluation) if share else "",
     }
-
-
-def _class_name(label: str) -> str:
-    return {"macro": "Mean of classes", "any": "Any class"}.get(label, label)
 
 
 def _thresholds(evaluation: Evaluation) -> list[tuple[str, str, str]]:

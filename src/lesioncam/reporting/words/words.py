@@ -11,7 +11,7 @@ from lesioncam.evaluation.controls import BOUNDS, READER
 from lesioncam.evaluation.metric import metric_of, title_of
 from lesioncam.reporting.report.read import Evaluation
 
-__all__ = ["Count", "Estimate", "counted", "estimate", "method_name", "number", "plain"]
+__all__ = ["Count", "Estimate", "class_name", "counted", "estimate", "method_name", "number", "plain"]
 
 METHODS = {
     "cam": "CAM",
@@ -92,6 +92,16 @@ def method_name(method: str) -> str:
     if method.startswith(READER):
         return f"reader {method.removeprefix(READER)}"
     return METHODS.get(method, method)
+
+
+def class_name(label: str) -> str:
+    """How a class is called in print.
+
+    Example:
+        >>> class_name("macro"), class_name("any"), class_name("mass")
+        ('Mean of classes', 'Any class', 'mass')
+    """
+    return {"macro": "Mean of classes", "any": "Any class"}.get(label, label)
 
 
 def estimate(evaluation: Evaluation, task: str, metric: str, label: str, method: str | None = None) -> Estimate | None:

@@ -1,108 +1,32 @@
-"""Plots of the report: inline SVG coloured by the page (so that dark mode works), and files for a paper."""
+"""Plots of the report: learning curves, ROC, reliability, the method beside its controls, subgroups."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from io import BytesIO, StringIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lesioncam.evaluation.metric import title_of
-from lesioncam.files import write_bytes, write_text
+from lesioncam.reporting.figures.forest import MOST_LINES, Forest, Kind, Mark, forest_plot
+from lesioncam.reporting.figures.plot import COLOURS, MUTED, STYLES, Plot, make_plot
 from lesioncam.reporting.figures.reliability import Reliability, reliability
 from lesioncam.reporting.report.read import Evaluation
-from lesioncam.reporting.words.words import Estimate, estimate, method_name, number
+from lesioncam.reporting.words.words import Estimate, class_name, estimate, method_name, number
 
 __all__ = [
-    "Plot",
     "cascade_plots",
     "control_plots",
     "curve_plots",
     "history_plots",
-    "make_plot",
     "reliability_plots",
-    "save_plots",
     "subgroup_plots",
 ]
 
-INK, MUTED, RULE, PAPER = "#1a1f24", "#5a636b", "#d4d9dd", "#fefefe"
-THEME = {PAPER: "var(--paper)", INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", "#0072b2": "var(--blue)"}
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5558f", "#b07900", "#3f95c9")
-"""Okabe and Ito, a little darker where white paper needs it."""
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 CLASSES_PER_PLOT = 6
-LINES_PER_PLOT = 60
-"""A longer control plot shows the mean of the classes only."""
-DPI = 200
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lesioncam",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "legend.labelcolor": INK,
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """An inline SVG, its natural width in CSS pixels, and the words for those who do not see it.
-
-    ``key`` is its name, ``file`` the SVG as it stands in a file, ``size`` and ``draw`` what it takes to draw it again.
-    """
-
-    svg: str
-    alt: str
-    width: float
-    key: str
-    file: str
-    size: tuple[float, float]
-    draw: Callable[[Axes], None]
-
-
-def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
-    """Write every plot as SVG and PNG (200 dpi), the same bytes for the same numbers; older plots there go.
-
-    Args:
-        plots: with different keys.
-        folder: is made if need be and holds nothing else.
-    """
-    found = []
-    for plot in plots:
-        found.append(write_text(folder / f"{plot.key}.svg", plot.file))
-        stream = BytesIO()
-        _save(plot.size, plot.draw, stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-        found.append(write_bytes(folder / f"{plot.key}.png", stream.getvalue()))
-    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
-        if old not in found:
-            old.unlink()
-    return found
+Curve = tuple[np.ndarray, np.ndarray]
 
 
 def history_plots(history: pd.DataFrame, best: int | None) -> list[Plot]:
@@ -207,32 +131,21 @@ def _errors(evaluation: Evaluation, label: str, one: Reliability) -> str:
 
 
 def _subgroups(evaluation: Evaluation, metric: str, rows: pd.DataFrame) -> Plot:
-    lines: list[tuple[str, dict[Any, Any] | None]] = []
+    lines: list[tuple[str, Mark | None]] = []
+    said = []
     for column, part in rows.groupby("column", sort=False):
-        lines += [(str(column), None), *((str(row["group"]), row) for row in part.to_dict("records"))]
-
-    def draw(axes: Axes) -> None:
-        for y, (_, row) in enumerate(lines):
-            if row is not None:
-                one = Estimate(metric, row["value"], row["low"], row["high"], 0, 0, "")
-                _draw_estimate(axes, y, one, "own")
-        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{title_of(metric)} with 95 % interval")
-        axes.set_yticks(range(len(lines)), [_group_tick(name, row) for name, row in lines])
-        axes.tick_params(axis="y", length=0)
-        for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
-            tick.set_fontweight("normal" if row is not None else "bold")
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-
-    said = [f"{name}: {number(row['value'])}" if row is not None else name for name, row in lines]
-    size = (3.0, 0.75 + 0.2 * len(lines))
-    return make_plot(f"subgroups-{evaluation.split}-{metric}", size, draw, f"{title_of(metric)}. {'; '.join(said)}")
-
-
-def _group_tick(name: str, row: dict[Any, Any] | None) -> str:
-    if row is None:
-        return name
-    return f"{name} (n {str(row.get('said') or int(row['n'])).partition(' images')[0]})"
+        lines.append((str(column), None))
+        said.append(str(column))
+        counts = part["said"] if "said" in part else [""] * len(part)
+        for group, value, low, high, n, shown in zip(
+            *(part[name] for name in ("group", "value", "low", "high", "n")), counts, strict=True
+        ):
+            words = str(shown or int(n)).partition(" images")[0]
+            lines.append((f"{group} (n {words})", Mark(value, (low, high), number(value))))
+            said.append(f"{group}: {number(value)}")
+    name = title_of(metric)
+    forest = Forest(f"{name} with 95 % interval", lines)
+    return forest_plot(f"subgroups-{evaluation.split}-{metric}", forest, f"{name}. {'; '.join(said)}", width=3.0)
 
 
 def _history_plot(table: pd.DataFrame, best: int | None, title: str, columns: dict[str, str]) -> Plot | None:
@@ -301,26 +214,16 @@ def _precision_recall(evaluation: Evaluation, classes: Sequence[str]) -> Plot | 
 
 def _control_plot(evaluation: Evaluation, task: str, metric: str) -> Plot | None:
     lines = list(_control_lines(evaluation, task, metric, (*evaluation.classes, "macro")))
-    if len(lines) > LINES_PER_PLOT:
+    if len(lines) > MOST_LINES:
         lines = list(_control_lines(evaluation, task, metric, (evaluation.mean,)))
     if not any(one is not None and one.known for _, _, one in lines):
         return None
-
-    def draw(axes: Axes) -> None:
-        for y, (_, method, one) in enumerate(lines):
-            if one is not None:
-                _draw_estimate(axes, y, one, _kind(evaluation, method))
-        axes.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), title=f"{title_of(metric)} with 95 % interval")
-        axes.set_yticks(range(len(lines)), [_tick(label, method) for label, method, _ in lines])
-        axes.tick_params(axis="y", length=0)
-        for tick, (_, method, _) in zip(axes.get_yticklabels(), lines, strict=True):
-            tick.set_fontweight("normal" if method else "bold")
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-
-    said = [f"{label}, {method_name(m)}: {one.text} {one.interval}".rstrip() for label, m, one in lines if m and one]
-    size = (3.4, 0.75 + 0.2 * len(lines))
-    return make_plot(f"controls-{evaluation.split}-{metric}", size, draw, "; ".join(said))
+    forest = Forest(
+        f"{title_of(metric)} with 95 % interval",
+        [(_tick(label, method), _mark(evaluation, method, one)) for label, method, one in lines],
+    )
+    said = [f"{label}, {method_name(m)}: {one.text} {one.interval}".rstrip() for label, m, one in lines if one]
+    return forest_plot(f"controls-{evaluation.split}-{metric}", forest, "; ".join(said))
 
 
 def _control_lines(
@@ -337,38 +240,22 @@ def _control_lines(
             yield from ((label, method, one) for method, one in found)
 
 
-def _kind(evaluation: Evaluation, method: str) -> str:
-    return "own" if method == evaluation.method else "control" if method in evaluation.controls else "bound"
+def _mark(evaluation: Evaluation, method: str, one: Estimate | None) -> Mark | None:
+    if one is None:
+        return None
+    kind: Kind = "own" if method == evaluation.method else "control" if method in evaluation.controls else "bound"
+    return Mark(one.value, (one.low, one.high), number(one.value) if one.known else one.text, kind)
 
 
 def _tick(label: str, method: str) -> str:
-    return method_name(method).removesuffix(" on validation masks") if method else _heading(label)
+    return method_name(method).removesuffix(" on validation masks") if method else class_name(label)
 
 
-def _heading(label: str) -> str:
-    return "Mean of classes" if label == "macro" else label
-
-
-def _draw_estimate(axes: Axes, y: float, one: Estimate, kind: str) -> None:
-    """The method as a blue dot, a control as a grey square, a bound as a hollow diamond."""
-    if not one.known:
-        axes.text(0.02, y, one.text, va="center", color=MUTED, fontsize=8)
-        return
-    colour = COLOURS[0] if kind == "own" else MUTED
-    marker, size = {"own": ("o", 6.0), "control": ("s", 4.0), "bound": ("D", 5.0)}[kind]
-    if one.interval:
-        axes.plot([one.low, one.high], [y, y], color=colour, linewidth=2.2 if kind == "own" else 1.2,
-                  linestyle=":" if kind == "bound" else "-", solid_capstyle="butt")  # fmt: skip
-    axes.plot([one.value], [y], marker, color=colour, markersize=size, clip_on=False,
-              markerfacecolor=PAPER if kind == "bound" else colour)  # fmt: skip
-    axes.text(1.04, y, number(one.value), va="center", transform=axes.get_yaxis_transform(), clip_on=False)
-
-
-def _numbered(curves: dict[str, Any], classes: Sequence[str]) -> Iterator[tuple[int, str, Any]]:
+def _numbered(curves: Mapping[str, Curve], classes: Sequence[str]) -> Iterator[tuple[int, str, Curve]]:
     return ((i, label, curves[label]) for i, label in enumerate(classes) if label in curves)
 
 
-def _curves(evaluation: Evaluation, classes: Sequence[str], kind: str, axes: tuple[str, str]) -> dict[str, Any]:
+def _curves(evaluation: Evaluation, classes: Sequence[str], kind: str, axes: tuple[str, str]) -> Mapping[str, Curve]:
     found = {}
     for label in classes:
         x, y = (np.asarray(evaluation.curves.get(f"{kind}/{label}/{axis}", []), dtype=float) for axis in axes)
@@ -394,7 +281,7 @@ def _name_missing(axes: Axes, evaluation: Evaluation, labels: Sequence[str], met
         axes.plot([], [], color="none", label=_labelled(evaluation, label, metric))
 
 
-def _alt(evaluation: Evaluation, what: str, curves: dict[str, Any], metric: str) -> str:
+def _alt(evaluation: Evaluation, what: str, curves: Mapping[str, Curve], metric: str) -> str:
     said = "; ".join(_labelled(evaluation, label, metric) for label in curves)
     return f"{what}. {title_of(metric)} with 95 % interval: {said}."
 
@@ -421,37 +308,3 @@ def _square(axes: Axes) -> None:
 
 def _key(kind: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
     return f"{kind}-{evaluation.split}-{evaluation.classes.index(classes[0])}"
-
-
-def make_plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
-    """Draw once as SVG (in the page) and keep how to draw it again as PNG."""
-    stream = StringIO()
-    _save(size, draw, stream, format="svg", transparent=True, metadata=NO_METADATA)
-    svg = _inline(stream.getvalue(), key)
-    width = float(svg.split('"')[1].split()[2]) * 4 / 3
-    return Plot(svg, alt, width, key, stream.getvalue().replace(PAPER, "#ffffff"), size, draw)
-
-
-def _save(size: tuple[float, float], draw: Callable[[Axes], None], stream: Any, **options: Any) -> None:
-    with rc_context(STYLE), warnings.catch_warnings():
-        # The reader's browser sets the text, in its own fonts; matplotlib's lack of a Chinese one does not matter.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        figure = Figure(figsize=size)
-        draw(figure.add_subplot())
-        figure.savefig(stream, bbox_inches="tight", pad_inches=0.05, **options)
-
-
-NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
-
-
-def _inline(svg: str, key: str) -> str:
-    """Cut the XML header, make ids unique within the page and let the page's theme colour the drawing."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{key}-", body)
-    body = re.sub(
-        r'^<svg[^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', body
-    )
-    body = re.sub(r"\s*\n\s*", "\n", body.replace("xlink:href", "href"))
-    for colour, name in THEME.items():
-        body = body.replace(colour, name)
-    return body
