@@ -14,8 +14,8 @@ from PIL import Image
 from tests.conftest import rendering
 
 from lesioncam.errors import RunError
+from lesioncam.reporting.report.checks import checks_of
 from lesioncam.reporting.report.html import write_report
-from lesioncam.reporting.report.lights import lights
 from lesioncam.reporting.report.read import read_run
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -174,7 +174,7 @@ def test_the_best_control_is_the_best(make_run):
     ],
 )
 def test_lights_say_their_state_in_words(make_run, summary, state, said):
-    found = lights(read_run(make_run(summary=tuple(summary.items()))).evaluations[0])
+    found = checks_of(read_run(make_run(summary=tuple(summary.items()))).evaluations[0])
     assert any(f"{light.word} {light.name}: {light.text}".startswith(f"{state} {said}") for light in found)
 
 

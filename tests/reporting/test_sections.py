@@ -17,8 +17,8 @@ from lesioncam.evaluation.controls import CONTROLS
 from lesioncam.evaluation.metric import family_of, title_of
 from lesioncam.reporting.figures.reliability import reliability
 from lesioncam.reporting.report.checklist import checklist
+from lesioncam.reporting.report.checks import checks_of
 from lesioncam.reporting.report.html import write_report
-from lesioncam.reporting.report.lights import lights
 from lesioncam.reporting.report.read import read_run
 from lesioncam.reporting.report.tables import headlines
 from lesioncam.reporting.words.words import method_name
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 
 
 def light(run: Path, name: str) -> tuple[str, str]:
-    found = {one.name: one for one in lights(read_run(run).evaluations[0])}
+    found = {one.name: one for one in checks_of(read_run(run).evaluations[0])}
     return found[name].word, found[name].text
 
 

@@ -244,7 +244,15 @@ def test_no_number_stands_in_the_page_that_is_hidden_in_the_data(named_run, shar
         for values in (one.metrics["value"], one.subgroups["value"]):
             allowed |= {round(float(v), 9) for v in values.dropna()}
         for key in ("classifier_auroc", "border_auroc", "statistics_auroc"):
-            allowed |= {round(v["value"], 9) for v in one.shortcut[key].values()}
+            allowed |= {round(auroc.value, 9) for auroc in getattr(one.shortcut, key).values()}
     printed = {round(float(str(a["value"])), 9) for a in page.all("data")}
     assert printed <= allowed
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_panel_that_was_not_measured_is_not_called_clean(make_run):
+    run = make_run()
+    assert "no sign that anything" not in write_report(run, share=True).read_text()
+    write_shortcut(run / "evaluate" / "val")
+    assert "no sign that anything" in write_report(run, share=True).read_text()

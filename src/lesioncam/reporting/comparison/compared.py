@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 import yaml
@@ -51,7 +51,7 @@ class Compared:
     folder: RunFolder
     split: str
     cases: pd.DataFrame
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     card: ModelCard | None
     summary: Summary
     provenance: Provenance
@@ -157,7 +157,7 @@ def _read(root: Path, name: str, split: str) -> Compared:
     )
 
 
-def _config(path: Path) -> Mapping[str, Any]:
+def _config(path: Path) -> Mapping[str, object]:
     """Options, flat; those that this version no longer has where they were used only."""
     if not path.is_file():
         return {}
@@ -168,9 +168,9 @@ def _config(path: Path) -> Mapping[str, Any]:
     return _flat(kept) | used
 
 
-def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flat(config: Mapping[str, object], before: str = "") -> dict[str, object]:
     """``{"a": {"b": 1}}`` to ``{"a.b": 1}``; an empty group stays."""
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for key, value in config.items():
         out |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) and value else {f"{before}{key}": value}
     return out
@@ -282,7 +282,7 @@ def _software(run: Compared) -> Iterator[Told]:
         yield (group, name), _said(version)
 
 
-def _said(value: Any) -> str | None:
+def _said(value: object) -> str | None:
     """A value as it is printed; None for what is not known."""
     match value:
         case None:
@@ -301,7 +301,7 @@ def _three(counts: Mapping[str, int]) -> str | None:
     return ", ".join(str(counts.get(split, 0)) for split in ("train", "val", "test")) if counts else None
 
 
-def _choice(config: Mapping[str, Any], group: str, head: str) -> str | None:
+def _choice(config: Mapping[str, object], group: str, head: str) -> str | None:
     """``slim, stride 8``: a name and its options, those left alone not named."""
     if f"{group}.{head}" not in config:
         return None
@@ -313,7 +313,7 @@ def _choice(config: Mapping[str, Any], group: str, head: str) -> str | None:
     return ", ".join([name, *options])
 
 
-def _start(config: Mapping[str, Any]) -> str | None:
+def _start(config: Mapping[str, object]) -> str | None:
     weights, seed = config.get("weights"), config.get("seed")
     if weights is None:
         return None

@@ -6,12 +6,14 @@ The questions are in our own words; they cover what CLAIM and TRIPOD+AI ask of s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lesioncam.evaluation.metric import shown_in, title_of
-from lesioncam.reporting.report.lights import leak_text, opened_text, shortcut_state
+from lesioncam.reporting.report.checks import leak_text, opened_text
 from lesioncam.reporting.report.read import Evaluation, Run, without_paths
+from lesioncam.reporting.report.shortcuts import shortcut_state
 from lesioncam.reporting.words.words import Count, estimate, method_name, number, plain
+from lesioncam.runs.shortcut import ShortcutPanel
 from lesioncam.runs.summary import Summary
 
 __all__ = ["Item", "calibration_text", "checklist"]
@@ -101,10 +103,10 @@ def _data(run: Run, count: Count) -> list[Item]:
     ]
 
 
-def _policies(table: Mapping[str, Any]) -> str:
+def _policies(table: Mapping[str, object]) -> str:
     said = []
     for name in ("uncertain", "blank"):
-        single = [f"{label} {policy}" for label, policy in (table.get(f"{name}_for") or {}).items()]
+        single = [f"{label} {policy}" for label, policy in _part(table, f"{name}_for").items()]
         said.append(f"{name}: {table[name]}" + (f" (but {', '.join(single)})" if single else ""))
     noted = "; blanks of rows without a finding: 0, but for support devices"
     return "; ".join(said) + (noted if table.get("no_finding") else "")
@@ -224,23 +226,22 @@ def _evaluation(run: Run) -> list[Item]:
 def _results(first: Evaluation, count: Count) -> list[Item]:
     said = list(_numbers(first))
     shown = sorted({case.group.replace("_", " ") for case in first.gallery})
-    state, why = shortcut_state(first)
-    shortcuts = (
-        None
-        if not first.shortcut
-        else "; ".join(why)
-        if state != "ok"
-        else "no sign that anything but the body decides"
-    )
     missing = first.summary.missing_maps
     maps = f"{count(missing)}, counted as misses" if missing else "none"
     return [
         Item("Main numbers with intervals", "; ".join(said) or None),
         *([Item("Maps that were missing", maps)] if first.summary.foreign or missing else []),
         Item("Analysis of failures", f"gallery of {', '.join(shown)} cases, chosen by rule" if shown else None),
-        Item("Signs that something other than the disease decides (shortcuts)", shortcuts),
+        Item("Signs that something other than the disease decides (shortcuts)", _shortcuts(first.shortcut)),
         Item("Harm that a missed or a wrong mark would do in the intended use"),
     ]
+
+
+def _shortcuts(panel: ShortcutPanel | None) -> str | None:
+    if panel is None:
+        return None
+    _, why = shortcut_state(panel)
+    return "; ".join(why) or "no sign that anything but the body decides"
 
 
 def _numbers(first: Evaluation) -> Iterable[str]:
@@ -262,22 +263,22 @@ def _availability(run: Run) -> list[Item]:
     ]
 
 
-def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _part(config: Mapping[str, object], key: str) -> Mapping[str, object]:
     found = config.get(key)
     return found if isinstance(found, Mapping) else {}
 
 
-def _settings(options: Mapping[str, Any]) -> str | None:
+def _settings(options: Mapping[str, object]) -> str | None:
     said = [f"{key.replace('_', ' ')} {value}" for key, value in options.items() if not isinstance(value, Mapping)]
     return without_paths(", ".join(said)) or None
 
 
-def _named(options: Mapping[str, Any]) -> str:
+def _named(options: Mapping[str, object]) -> str:
     """Name first, then what was set."""
     name = options.get("name", options.get("kind", ""))
     rest = {k: v for k, v in options.items() if k not in ("name", "kind", "options") and v is not None}
     return ", ".join(filter(None, [str(name), _settings(rest)]))
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return None if value is None else without_paths(str(value))

@@ -16,11 +16,12 @@ import yaml
 
 from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import CONTROLS
-from lesioncam.files import read_arrays, read_json
+from lesioncam.files import read_arrays
 from lesioncam.runs.card import TrainingRecord
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.gallery import Shown, read_gallery
 from lesioncam.runs.provenance import Provenance
+from lesioncam.runs.shortcut import ShortcutPanel
 from lesioncam.runs.state import RunState
 from lesioncam.runs.summary import Summary
 
@@ -35,6 +36,10 @@ CASE_NUMBERS = (
 CASE_WORDS = ("image", "patient", "class", "method", "boxes", "positive", "map_source")
 SUBGROUP_NUMBERS = ("value", "low", "high", "n", "patients")
 ABSOLUTE = re.compile(r"(?<![\w.\-/])(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s,;:'\"]*[/\\])?([^\s,;:'\"/\\]*)")
+
+
+CaseRow = Mapping[str, str | float]
+"""A line of cases.csv by column: numbers as float, the rest as text."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,13 @@ class Case:
     group: str
     reason: str
     arrays: Path | None
-    row: Mapping[str, Any]
+    row: CaseRow
     truth: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` left behind for one split; ``subgroups`` and ``shortcut`` are empty where not measured."""
+    """What ``evaluate`` left behind for one split; ``subgroups`` is empty and ``shortcut`` None where not measured."""
 
     split: str
     summary: Summary
@@ -71,7 +76,7 @@ class Evaluation:
     gallery: tuple[Case, ...]
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
     subgroups: pd.DataFrame = field(default_factory=pd.DataFrame)
-    shortcut: Mapping[str, Any] = field(default_factory=dict)
+    shortcut: ShortcutPanel | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,7 +126,7 @@ class Run:
     """A run folder in memory."""
 
     name: str
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     state: RunState
     provenance: Provenance
     training: TrainingRecord
@@ -240,7 +245,7 @@ def _read_evaluation(run: RunFolder, split: str) -> Evaluation:
         gallery=tuple(_read_gallery(folder, cases)),
         curves=read_arrays(folder / "curves.npz", what="curves") if (folder / "curves.npz").is_file() else {},
         subgroups=_read_subgroups(folder / "subgroups.csv"),
-        shortcut=read_json(folder / "shortcut.json") if (folder / "shortcut.json").is_file() else {},
+        shortcut=ShortcutPanel.read(folder / "shortcut.json") if (folder / "shortcut.json").is_file() else None,
     )
 
 
@@ -256,7 +261,7 @@ def _read_cases(path: Path, method: str) -> pd.DataFrame:
 def _read_gallery(folder: Path, cases: pd.DataFrame) -> list[Case]:
     shown = read_gallery(folder / "gallery.csv")
     about = cases[cases["image"].isin({row.image for row in shown})]
-    rows = {(row["image"], row["class"]): row for row in about.to_dict("records")}
+    rows = {(row["image"], row["class"]): {str(k): v for k, v in row.items()} for row in about.to_dict("records")}
     truth: dict[str, dict[str, float]] = {}
     for image, label in rows:
         truth.setdefault(str(image), {})[str(label)] = float(rows[image, label]["state"])
@@ -264,7 +269,7 @@ def _read_gallery(folder: Path, cases: pd.DataFrame) -> list[Case]:
     return sorted(found, key=lambda case: GROUPS.index(case.group) if case.group in GROUPS else len(GROUPS))
 
 
-def _case(folder: Path, shown: Shown, row: Mapping[Any, Any], truth: Mapping[str, float]) -> Case:
+def _case(folder: Path, shown: Shown, row: CaseRow, truth: Mapping[str, float]) -> Case:
     arrays = folder / "arrays" / short_name(shown.file)
     return Case(
         image=short_name(shown.image),

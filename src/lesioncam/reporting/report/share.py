@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from lesioncam.options.verbs import VERBS
 from lesioncam.reporting.report.read import Evaluation, Run
 from lesioncam.reporting.words.words import METHODS
 from lesioncam.runs.provenance import Provenance
+from lesioncam.runs.shortcut import EvidenceShare, ProbeAuroc, ShortcutPanel
 from lesioncam.runs.summary import Leak
 
 __all__ = [
@@ -88,7 +88,7 @@ def bare_command(command: str) -> str:
     return " ".join(said)
 
 
-def bare_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def bare_config(config: Mapping[str, object]) -> dict[str, object]:
     """The configuration with numbers and words of fixed lists only.
 
     Example:
@@ -253,21 +253,25 @@ def _group_count(n: float, patients: float, beside: bool) -> str:
     return f"{_about(images, IMAGES)} images, {_about(people, PATIENTS)} patients"
 
 
-def _shortcut(shortcut: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in shortcut.items() if key in ("outside_body", "border")}
-    for key in ("border_auroc", "statistics_auroc", "classifier_auroc"):
-        values = shortcut.get(key) or {}
-        kept[key] = {label: _hidden_auroc(value) for label, value in values.items()}
-    return {key: _hidden_share(value) if key in ("outside_body", "border") else value for key, value in kept.items()}
+def _shortcut(panel: ShortcutPanel | None) -> ShortcutPanel | None:
+    """The panel without images, without classes' own shares, and without numbers of few images."""
+    if panel is None:
+        return None
+    return ShortcutPanel(
+        outside_body=_hidden_share(panel.outside_body),
+        border=_hidden_share(panel.border),
+        border_auroc={label: _hidden_auroc(one) for label, one in panel.border_auroc.items()},
+        statistics_auroc={label: _hidden_auroc(one) for label, one in panel.statistics_auroc.items()},
+        classifier_auroc={label: _hidden_auroc(one) for label, one in panel.classifier_auroc.items()},
+    )
 
 
-def _hidden_share(one: Any) -> Any:
-    return {**one, "share": None} if isinstance(one, Mapping) and int(one.get("n", 0)) < IMAGES else one
+def _hidden_share(one: EvidenceShare) -> EvidenceShare:
+    return replace(one, share=None, low=None, high=None) if one.n < IMAGES else one
 
 
-def _hidden_auroc(one: Any) -> Any:
-    small = isinstance(one, Mapping) and int(one.get("n", IMAGES)) < IMAGES
-    return {"value": None, "low": None, "high": None, "n": 0, "hidden": TOO_FEW} if small else one
+def _hidden_auroc(one: ProbeAuroc) -> ProbeAuroc:
+    return ProbeAuroc(hidden=TOO_FEW) if one.n < IMAGES else one
 
 
 def _rule(rule: str) -> str:
@@ -278,7 +282,7 @@ def _about(n: int, least: int) -> str:
     return f"<{least}" if 0 < n < least else str(n) if n == 0 else f"about {round(n / least) * least}"
 
 
-def _bare(key: str, value: Any) -> Any:
+def _bare(key: str, value: object) -> object:
     if isinstance(value, Mapping):
         return bare_config(value) if key != "columns" else "…"
     if value is None or isinstance(value, bool | int | float):

@@ -1,9 +1,9 @@
-"""Tables of the report: the short one, all metrics with their conventions, controls, subgroups, shortcuts."""
+"""Tables of the report: the short one, all metrics with their conventions, controls, subgroups."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,22 @@ import pandas as pd
 
 from lesioncam.evaluation.metric import FAMILIES, ORACLE, family_of, shown_in, title_of
 from lesioncam.evaluation.summary import best_control
-from lesioncam.reporting.report.lights import leak_text
+from lesioncam.reporting.report.checks import leak_text
 from lesioncam.reporting.report.read import Evaluation
-from lesioncam.reporting.words.words import Count, Estimate, counted, estimate, method_name, number
+from lesioncam.reporting.words.words import Count, Estimate, counted, estimate, method_name
 
 __all__ = [
+    "ControlTable",
+    "FamilyTable",
     "Headline",
+    "ShortTable",
+    "SubgroupTable",
     "all_metrics",
     "control_tables",
     "headlines",
     "is_localised",
     "leak_rows",
-    "shares",
     "short_table",
-    "shortcut_table",
     "subgroup_tables",
 ]
 
@@ -41,6 +43,70 @@ class Headline:
     own: Estimate
     beside: str
     verdict: str
+
+
+Cells = Sequence[Estimate | None]
+
+
+@dataclass(frozen=True)
+class ShortTable:
+    """The default table: a row per class, a column per metric, and over how many images they were taken."""
+
+    metrics: Sequence[str]
+    rows: Sequence[tuple[str, Cells]]
+    counted: str
+
+
+@dataclass(frozen=True)
+class FamilyTable:
+    """All metrics of a family: a row per metric, a column per class; ``oracle`` where one was chosen in hindsight."""
+
+    title: str
+    convention: str
+    oracle: bool
+    labels: Sequence[str]
+    rows: Sequence[tuple[str, Cells]]
+    counted: str
+
+    @property
+    def size(self) -> int:
+        """How many metrics."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class ControlTable:
+    """The method, its controls and the marks of what is possible: groups of rows under a title, for one class."""
+
+    label: str
+    metrics: Sequence[str]
+    groups: Sequence[tuple[str, Sequence[tuple[str, Cells]]]]
+
+
+@dataclass(frozen=True)
+class SubgroupCell:
+    """A number of a group, the images and patients behind it, and whether it is below or above overall."""
+
+    one: Estimate
+    behind: str
+    flag: str
+
+
+@dataclass(frozen=True)
+class SubgroupPart:
+    """One class: a row per group, a column per metric."""
+
+    label: str
+    metrics: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[SubgroupCell | None]]]
+
+
+@dataclass(frozen=True)
+class SubgroupTable:
+    """One column of the table: the mean of classes, then class by class."""
+
+    column: str
+    parts: Sequence[SubgroupPart]
 
 
 def headlines(evaluation: Evaluation) -> list[Headline]:
@@ -66,17 +132,16 @@ def is_localised(evaluation: Evaluation) -> bool:
     return bool(own["value"].notna().any() or hidden)
 
 
-def short_table(evaluation: Evaluation, count: Count) -> dict[str, Any] | None:
-    """The default table: a row per class, the numbers that matter most, and what was counted."""
+def short_table(evaluation: Evaluation, count: Count) -> ShortTable | None:
+    """The numbers that matter most; None where there is none."""
     columns = [column for column in shown_in("short") if _measured(evaluation, *column)]
     labels = _labels(evaluation, columns)
     rows = [(label, [estimate(evaluation, *column, label) for column in columns]) for label in labels]
-    said = _counted(evaluation, columns, count)
-    return {"metrics": [metric for _, metric in columns], "rows": rows, "counted": said} if rows else None
+    return ShortTable([m for _, m in columns], rows, _counted(evaluation, columns, count)) if rows else None
 
 
-def all_metrics(evaluation: Evaluation, count: Count) -> list[dict[str, Any]]:
-    """Every metric of the method: a table per family, a row per metric, a column per class."""
+def all_metrics(evaluation: Evaluation, count: Count) -> list[FamilyTable]:
+    """Every metric of the method: a table per family."""
     own = evaluation.metrics[evaluation.metrics["method"] == evaluation.method]
     present = dict.fromkeys(zip(own["task"], own["metric"], strict=True))
     owner = {pair: family_of(*pair) for pair in present if pair[0] in TASKS}
@@ -84,19 +149,10 @@ def all_metrics(evaluation: Evaluation, count: Count) -> list[dict[str, Any]]:
     for family in FAMILIES.values():
         shown = [pair for pair, its in owner.items() if its is family and _measured(evaluation, *pair)]
         if labels := _labels(evaluation, shown):
-            tables.append(
-                {
-                    "title": family.title,
-                    "convention": family.convention,
-                    "oracle": any(metric.startswith(ORACLE) for _, metric in shown),
-                    "labels": labels,
-                    "rows": [
-                        (metric, [estimate(evaluation, task, metric, c) for c in labels]) for task, metric in shown
-                    ],
-                    "size": len(shown),
-                    "counted": _counted(evaluation, shown, count),
-                }
-            )
+            rows = [(metric, [estimate(evaluation, task, metric, c) for c in labels]) for task, metric in shown]
+            oracle = any(metric.startswith(ORACLE) for _, metric in shown)
+            said = _counted(evaluation, shown, count)
+            tables.append(FamilyTable(family.title, family.convention, oracle, labels, rows, said))
     return tables
 
 
@@ -107,7 +163,7 @@ def _counted(evaluation: Evaluation, columns: Sequence[tuple[str, str]], count: 
     return ". ".join(counted([(task, one) for task, one in pairs if one is not None], count))
 
 
-def control_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
+def control_tables(evaluation: Evaluation) -> list[ControlTable]:
     """The method, its controls and the marks of what is possible in numbers, a table per class."""
     tables = []
     for label in (*evaluation.classes, "macro"):
@@ -117,11 +173,11 @@ def control_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
         shown = [i for i in range(len(BESIDE_CONTROLS)) if any(line[i] is not None for line in cells.values())]
         if shown:
             rows = [(name, [(m, [cells[m][i] for i in shown]) for m in methods]) for name, methods in groups]
-            tables.append({"label": label, "metrics": [BESIDE_CONTROLS[i][1] for i in shown], "groups": rows})
+            tables.append(ControlTable(label, [BESIDE_CONTROLS[i][1] for i in shown], rows))
     return tables
 
 
-def subgroup_tables(evaluation: Evaluation, count: Count) -> list[dict[str, Any]]:
+def subgroup_tables(evaluation: Evaluation, count: Count) -> list[SubgroupTable]:
     """A table per column: a row per group, a column per metric of the mean of classes, then a table per class."""
     if evaluation.subgroups.empty:
         return []
@@ -130,17 +186,8 @@ def subgroup_tables(evaluation: Evaluation, count: Count) -> list[dict[str, Any]
     for column, rows in own.groupby("column", sort=False):
         labels = [c for c in ("macro", "any", *evaluation.classes) if c in set(rows["class"])]
         parts = [_subgroup_part(rows[rows["class"] == label], label, count) for label in labels]
-        tables.append({"column": str(column), "parts": parts})
+        tables.append(SubgroupTable(str(column), parts))
     return tables
-
-
-def shortcut_table(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """AUROC of classifiers that cannot see the lesion beside the model's own, a row per class."""
-    kinds = ("classifier_auroc", "border_auroc", "statistics_auroc")
-    found = {kind: evaluation.shortcut.get(kind) or {} for kind in kinds}
-    shown = evaluation.classes if len(evaluation.classes) == 1 else (*evaluation.classes, "macro")
-    labels = [label for label in shown if any(label in values for values in found.values())]
-    return [{"label": label, "cells": [_auroc(found[kind].get(label)) for kind in kinds]} for label in labels]
 
 
 def leak_rows(evaluation: Evaluation) -> tuple[list[str], int]:
@@ -200,53 +247,25 @@ def _compared(evaluation: Evaluation) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-def _subgroup_part(rows: pd.DataFrame, label: str, count: Count) -> dict[str, Any]:
+def _subgroup_part(rows: pd.DataFrame, label: str, count: Count) -> SubgroupPart:
     columns = list(dict.fromkeys(zip(rows["task"], rows["metric"], strict=True)))
     order = shown_in("short")
     columns.sort(key=lambda pair: order.index(pair) if pair in order else len(order))
-    cells = {(r["group"], r["task"], r["metric"]): r for r in rows.to_dict("records")}
-    groups = list(dict.fromkeys(rows["group"]))
-    lines = [(group, [_subgroup_cell(cells.get((group, *c)), count) for c in columns]) for group in groups]
-    return {"label": label, "metrics": [metric for _, metric in columns], "rows": lines}
+    groups: dict[str, dict[tuple[str, str], SubgroupCell]] = {}
+    for row in rows.to_dict("records"):
+        groups.setdefault(row["group"], {})[row["task"], row["metric"]] = _subgroup_cell(row, count)
+    lines = [(group, [cells.get(column) for column in columns]) for group, cells in groups.items()]
+    return SubgroupPart(label, [metric for _, metric in columns], lines)
 
 
-def _subgroup_cell(row: Mapping[Any, Any] | None, count: Count) -> dict[str, Any] | None:
-    if row is None:
-        return None
+def _subgroup_cell(row: Mapping[Hashable, Any], count: Count) -> SubgroupCell:
     n, people = (int(row[key]) if math.isfinite(row[key]) else 0 for key in ("n", "patients"))
     one = Estimate(row["metric"], row["value"], row["low"], row["high"], n, 0, "too few", str(row.get("hidden", "")))
     said = str(row.get("said", "")) or _behind(count(n), count(people, least=5))
-    return {"one": one, "behind": said, "flag": str(row.get("flag", "")) if one.known else ""}
+    return SubgroupCell(one, said, str(row.get("flag", "")) if one.known else "")
 
 
 def _behind(images: str, patients: str) -> str:
     return (
         f"{images} {'image' if images == '1' else 'images'}, {patients} {'patient' if patients == '1' else 'patients'}"
     )
-
-
-def _auroc(one: Any) -> Estimate | None:
-    if one is None:
-        return None
-    values: Sequence[Any] = (
-        [one.get(key) for key in ("value", "low", "high")] if isinstance(one, Mapping) else [one, None, None]
-    )
-    value, low, high = (math.nan if v is None else float(v) for v in values)
-    n = int(one.get("n", 0)) if isinstance(one, Mapping) else 0
-    hidden = str(one.get("hidden", "")) if isinstance(one, Mapping) else ""
-    return Estimate("auroc", value, low, high, n, 0, "one class only", hidden)
-
-
-def shares(evaluation: Evaluation, count: Count) -> list[dict[str, str]]:
-    """Where the positive evidence lies beside its alarm levels, in words."""
-    places = {"outside_body": "outside the body", "border": "within 5 % of the image border"}
-    found = []
-    for key, where in places.items():
-        one = evaluation.shortcut.get(key) or {}
-        share, alarm = (math.nan if one.get(k) is None else float(one[k]) for k in ("share", "alarm"))
-        n = int(one.get("n", 0))
-        hidden = count(n) != str(n)
-        text = "not shown" if hidden else f"{share:.1%}" if math.isfinite(share) else "undefined"
-        state = "none" if hidden or not math.isfinite(share) else "fail" if share > alarm else "ok"
-        found.append({"where": where, "share": text, "alarm": number(alarm * 100, 0), "n": count(n), "state": state})
-    return found
