@@ -225,6 +225,17 @@ class Geometry:
         inside[self._window] = True
         return inside
 
+    def seen(self) -> np.ndarray:
+        """The native pixels that the input shows, ``(*native)`` bool.
+
+        Example:
+            >>> Geometry.letterbox((1, 4), (1, 2), crop=((0, 1), (1, 3))).seen().tolist()
+            [[False, True, True, False]]
+        """
+        inside = np.zeros(self.native, dtype=bool)
+        inside[tuple(slice(start, stop) for start, stop in self.crop)] = True
+        return inside
+
     def to_native(
         self,
         maps: np.ndarray,

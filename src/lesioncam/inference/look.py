@@ -57,7 +57,7 @@ def look(
     for exam, answer in zip(exams, subject.answers(exams, method), strict=True):
         evidence = answer.heatmap.native()
         scaled = replace(answer.heatmap, calibration=shown_scale(answer.heatmap, evidence))
-        segmentation = segment(scaled, levels, evidence)
+        segmentation = segment(scaled, levels, evidence, exam.pixels)
         yield Look(exam, _case(subject, exam, answer, segmentation), evidence)
 
 

@@ -8,24 +8,35 @@ from dataclasses import replace
 import numpy as np
 
 from lesioncam.functional.boxes import component_boxes
+from lesioncam.lookup import find
+from lesioncam.segmentation.segmenters import SEGMENTERS, Evidence
 from lesioncam.types import Calibration, Component, Heatmap, Segmentation, Threshold
 
 __all__ = ["binarise", "segment"]
 
 
-def segment(heatmap: Heatmap, thresholds: Sequence[Threshold], evidence: np.ndarray | None = None) -> Segmentation:
-    """Cut the probability maps of one image at one threshold per class.
+def segment(
+    heatmap: Heatmap,
+    thresholds: Sequence[Threshold],
+    evidence: np.ndarray | None = None,
+    image: np.ndarray | None = None,
+    segmenter: str = "threshold",
+) -> Segmentation:
+    """Cut the maps of one image into masks and regions.
 
     Args:
         heatmap: K maps with a calibrated scale.
         thresholds: K, on the probability scale.
         evidence: the raw maps on the image's own grid, where they are at hand already.
+        image: the picture's pixels, for a segmenter that looks at them.
+        segmenter: a name of :data:`lesioncam.segmentation.segmenters.SEGMENTERS`.
 
     Returns:
         Masks ``(K, *native)`` bool and their connected regions, largest first; not gated by the image score.
 
     Raises:
         LesioncamError: if the maps have no calibrated scale.
+        OptionError: for a segmenter that does not exist, with the nearest.
         ValueError: if the number of thresholds is not K.
 
     Example:
@@ -36,10 +47,9 @@ def segment(heatmap: Heatmap, thresholds: Sequence[Threshold], evidence: np.ndar
         >>> segment(h, [Threshold(0.9)]).boxes("mass")
         [(0, 0, 1, 1)]
     """
-    scale = heatmap.scale
-    native = heatmap.native() if evidence is None else evidence
-    pairs = list(zip(native, thresholds, strict=True))
-    masks = np.stack([values >= scale.raw_level(k, t.value) for k, (values, t) in enumerate(pairs)])
+    scale, native = heatmap.scale, heatmap.native() if evidence is None else evidence
+    cut = find(segmenter, SEGMENTERS, "segmenter")
+    masks = cut(Evidence(native, scale, tuple(thresholds)), image, heatmap.geometry.seen())
     parts = tuple(
         _parts(mask, values, scale.of_class(k)) for k, (mask, values) in enumerate(zip(masks, native, strict=True))
     )
