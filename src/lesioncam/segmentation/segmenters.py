@@ -32,8 +32,8 @@ class Evidence:
 
 
 Segmenter = Callable[[Evidence, np.ndarray | None, np.ndarray], np.ndarray]
-"""``(evidence, image, valid) -> masks``: the picture's pixels ``(*native)`` or ``(*native, C)`` (None where they are not
-at hand and the segmenter does without), the pixels that the network saw, ``(*native)`` bool; masks are ``(K, *native)``
+"""``(evidence, image, valid) -> masks``: the picture's pixels ``(*native)`` or ``(*native, C)`` (None where they are
+not at hand), the pixels that the network saw, ``(*native)`` bool; masks are ``(K, *native)``
 bool and empty outside ``valid``."""
 
 
