@@ -35,7 +35,7 @@ MUTANTS = (
         "a test image is compared with train only, not with val",
         '"test": ("train", "val")',
         '"test": ("train",)',
-        ("tests/measurement",),
+        ("tests/measurement/test_leak_routes.py",),
     ),
     Mutant(
         "the n of a mean counts images of undefined classes",
@@ -47,7 +47,7 @@ MUTANTS = (
         "the headline's verdict is taken from the value, not from the lower end of its interval",
         "own.low > high",
         "own.value > high",
-        ("tests/reporting",),
+        ("tests/reporting/test_tables.py",),
     ),
     Mutant(
         "soft labels count as negative in the loss of negative maps",
@@ -65,25 +65,25 @@ MUTANTS = (
         "biases and norms decay",
         'loss.parameters()], "weight_decay": 0.0}',
         'loss.parameters()], "weight_decay": self.options.weight_decay}',
-        ("tests/training",),
+        ("tests/training/test_modules.py",),
     ),
     Mutant(
         "of epochs with the same score the one with the higher loss is kept",
         "- TIE * loss",
         "+ TIE * loss",
-        ("tests/training",),
+        ("tests/training/test_modules.py",),
     ),
     Mutant(
         "a cached image is not told by the time of its file",
         "|{stat.st_mtime_ns}|",
         "|",
-        ("tests/data",),
+        ("tests/data/test_cache.py",),
     ),
     Mutant(
         "a cached image is not told by the size of its file",
         "|{stat.st_size}|",
         "|",
-        ("tests/data",),
+        ("tests/data/test_cache.py",),
     ),
 )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.laws.kinds import FILE_KINDS, pixels_of
 
-from lesioncam.data.io.image import IMAGE_SUFFIXES, image_info
+from lesioncam.data.io.image import IMAGE_SUFFIXES, READERS, image_info
 from lesioncam.errors import ImageError
 
 every = pytest.mark.parametrize("name", FILE_KINDS)
@@ -18,8 +18,14 @@ def written(name, folder):
     return path
 
 
-def test_every_suffix_that_is_searched_for_has_a_reader_here():
+def test_every_suffix_that_is_searched_for_is_read_here():
     assert set(IMAGE_SUFFIXES) <= {kind.suffix for kind in FILE_KINDS.values()}
+
+
+def test_every_reader_has_a_file_here(tmp_path):
+    """The first that recognises a file reads it."""
+    paths = [written(name, tmp_path) for name in FILE_KINDS]
+    assert {next(key for key, reader in READERS.items() if reader.recognises(path)) for path in paths} == set(READERS)
 
 
 @every

@@ -99,17 +99,17 @@ def test_a_mirrored_copy_in_test(toy, tmp_path):
 
 
 def test_a_mirrored_copy_put_in_place_after_training(run, toy, tmp_path):
-    """The table stays as it was; a test file is replaced by a mirrored training image."""
+    """The table stays as it was; a test file is replaced by a mirrored image of training, or of validation."""
     table = lc.read_table(run / "table.csv")
     homes = dict(zip(table.frame["id"], table.frame["image"], strict=True))
-    train, test = (table.split(name).frame["id"].tolist() for name in ("train", "test"))
+    ids = {name: table.split(name).frame["id"].tolist() for name in ("train", "val", "test")}
     for seed in range(TRIALS):
-        rng = np.random.default_rng(seed)
-        victim, source = homes[str(rng.choice(test))], homes[str(rng.choice(train))]
+        rng, met = np.random.default_rng(seed), ("train", "val")[seed % 2]
+        victim, source = homes[str(rng.choice(ids["test"]))], homes[str(rng.choice(ids[met]))]
         kept = Path(victim).read_bytes()
         try:
             planted(Image.open(source), rng).save(victim)
-            assert refused(run, "mirror image of|copy of")
+            assert refused(run, rf"(mirror image of|copy of) \S+ in {met} ")
         finally:
             Path(victim).write_bytes(kept)
 

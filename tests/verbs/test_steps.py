@@ -216,8 +216,10 @@ def test_the_figures_of_a_run_are_pictures(done, tmp_path):
     page = lc.report(run).read_text()
     pictures = list(run.glob("evaluate/*/figures/*.png"))
     assert len(pictures) >= 18  # ten of each split or so
-    assert all(min(Image.open(path).size) > 200 for path in pictures)
-    assert page.count("<svg") == len(pictures)
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 200
+    assert page.count("<svg") >= len(pictures)
     assert page.count("<path") > 10 * len(pictures)
 
 
