@@ -18,7 +18,7 @@ import numpy as np
 import lesioncam as lc
 from lesioncam.data.io.image import read_picture
 from lesioncam.data.preprocess import display_image
-from lesioncam.explanation.cam import METHODS
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.files import write_with
 from lesioncam.functional.overlay import overlay
 from lesioncam.inference.look import look
@@ -61,9 +61,9 @@ def main(words: Sequence[str]) -> int:
     run, out = Path(words[0]), Path(words[1])
     classifier = lc.load(run)
     rows = list(chosen(run, classifier))
-    panels = [[panel(classifier, row, method) for method in METHODS] for row in rows]
+    panels = [[panel(classifier, row, method) for method in MAP_METHODS] for row in rows]
     write_with(out, lambda place: draw(rows, panels, place))
-    for method, each in zip(METHODS, zip(*panels, strict=True), strict=True):
+    for method, each in zip(MAP_METHODS, zip(*panels, strict=True), strict=True):
         print(f"{method:22s} {np.median([one.seconds for one in each]):7.2f} s   " + ", ".join(p.words for p in each))
     return 0
 
@@ -114,7 +114,7 @@ def draw(rows: Sequence[Row], panels: Sequence[Sequence[Panel]], place: Path) ->
     from matplotlib.figure import Figure
     from PIL import Image
 
-    count = len(METHODS) + 1
+    count = len(MAP_METHODS) + 1
     with rc_context({"font.size": 5.5}):
         figure = Figure(figsize=(SIDE * count + 0.25, (SIDE + 0.13) * len(rows) + 0.25), dpi=130, facecolor="white")
         canvas = FigureCanvasAgg(figure)
@@ -127,7 +127,7 @@ def draw(rows: Sequence[Row], panels: Sequence[Sequence[Panel]], place: Path) ->
                 axes.plot(*one.peak, marker="+", color="white", markersize=6, markeredgewidth=1.6)
                 axes.plot(*one.peak, marker="+", color="black", markersize=5, markeredgewidth=0.7)
                 axes.set_xlabel(one.words, labelpad=1.5)
-        for axes, title in zip(grid[0], ("image", *METHODS), strict=True):
+        for axes, title in zip(grid[0], ("image", *MAP_METHODS), strict=True):
             axes.set_title(title.replace("integrated_gradients", "integrated grad."), fontsize=6.5, pad=2)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])

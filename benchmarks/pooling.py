@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.explain import alternate, one_thread
 from lesioncam.models.classifier import Classifier, build_classifier
-from lesioncam.models.pooling import LEARNABLE, Pool, Seen, build_pool
+from lesioncam.models.pooling import LEARNABLE, Pool, PoolInput, build_pool
 from lesioncam.options.poolings import POOLING_TYPES, parse_pooling
 from lesioncam.options.run import make_config
 
@@ -26,8 +26,8 @@ def run() -> str:
         images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = net.backbone(images)
         maps = net.head(features)
-        seen = Seen(features.shape[1], CLASSES)
-        pools = {name: build_pool(parse_pooling(name), seen=seen) for name in sorted(POOLING_TYPES)}
+        given = PoolInput(features.shape[1], CLASSES)
+        pools = {name: build_pool(parse_pooling(name), given=given) for name in sorted(POOLING_TYPES)}
         took = alternate(
             {"forward": partial(net.backbone, images)}
             | {name: partial(ended, net, pool, maps, features) for name, pool in pools.items()},

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import lesioncam as lc
 from lesioncam.errors import ImageError, LesioncamError, ModelError, OptionError
-from lesioncam.explanation.explain import METHODS
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.functional.cam import FORMULAS
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
@@ -68,7 +68,7 @@ def batch(*size, seed=0):
 # --- maps
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise", "smoothgrad"}))
+@pytest.mark.parametrize("method", sorted(set(MAP_METHODS) - {"rise", "smoothgrad"}))
 def test_a1_own_class_per_image(method):
     """A batch with classes [0, 2, 1] equals three single calls, also with classes chosen by the model."""
     net, images = seeded(GapNet), batch(3, 1, 10, 14)
@@ -259,7 +259,7 @@ def test_a13_the_right_way_up(method):
         assert np.corrcoef(each.flatten(), images.flatten())[0, 1] > 0.999
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise", "smoothgrad"}))
+@pytest.mark.parametrize("method", sorted(set(MAP_METHODS) - {"rise", "smoothgrad"}))
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
 def test_a14_flat_maps_are_zeros_not_nan(method, value):
     """A network that answers the same whatever it sees: flat maps, flagged, black, finite."""
@@ -340,7 +340,7 @@ def test_b1_hooks_are_removed(method):
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in net.modules()) == 0
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise", "smoothgrad"}))
+@pytest.mark.parametrize("method", sorted(set(MAP_METHODS) - {"rise", "smoothgrad"}))
 def test_b2_training_flags_are_restored(method):
     net, images = seeded(GapNet).train(), batch(1, 1, 10, 14)
     net.features[1].eval()
@@ -352,7 +352,7 @@ def test_b2_training_flags_are_restored(method):
     assert [m.training for m in net.modules()] == modes
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise", "smoothgrad"}))
+@pytest.mark.parametrize("method", sorted(set(MAP_METHODS) - {"rise", "smoothgrad"}))
 def test_b3_grad_is_untouched(method):
     net = seeded(GapNet)
     for p in net.parameters():
@@ -362,7 +362,7 @@ def test_b3_grad_is_untouched(method):
     assert all(torch.equal(p.grad, old) for p, old in zip(net.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise", "smoothgrad"}))
+@pytest.mark.parametrize("method", sorted(set(MAP_METHODS) - {"rise", "smoothgrad"}))
 def test_b4_nothing_else_moves(method):
     net = seeded(lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), GapNet())).train()
     net[2].head.bias.requires_grad_(requires_grad=False)
@@ -443,7 +443,7 @@ WRAPPERS = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"rise", "smoothgrad"}))
+@pytest.mark.parametrize("method", sorted(set(MAP_METHODS) - {"rise", "smoothgrad"}))
 def test_b7_wrapped_models(wrapper, method, process_group):
     net, images = seeded(GapNet), batch(2, 1, 10, 14)
     expected = lc.explain(net, images, method).raw

@@ -7,7 +7,7 @@ import torch
 
 from lesioncam.functional.pooling import POOLINGS, avg_pool, max_pool
 from lesioncam.models.classifier import Classifier, build_classifier
-from lesioncam.models.pooling import Seen, build_pool
+from lesioncam.models.pooling import PoolInput, build_pool
 from lesioncam.options.poolings import POOLING_TYPES, parse_pooling
 from lesioncam.options.run import make_config
 from lesioncam.types import ClassifierOutput
@@ -19,8 +19,8 @@ LEARNT = ("acam", "acam,combine=mean", "attention,hidden=4", "attention,hidden=4
 
 def pooled(text, maps, features=None, valid=None):
     features = maps if features is None else features
-    seen = Seen(features.shape[1], maps.shape[1], maps.ndim - 2)
-    pool = build_pool(parse_pooling(text), seen=seen).to(maps.dtype)
+    given = PoolInput(features.shape[1], maps.shape[1], maps.ndim - 2)
+    pool = build_pool(parse_pooling(text), given=given).to(maps.dtype)
     return pool(maps, features, valid)
 
 
@@ -55,7 +55,7 @@ def test_e2_worked_values_for_every_option(text, expected, grid):
 def test_e2_attention_weighs_by_its_scores(gated):
     """tanh(V F) of 0 and 1 (F large), gate 1/2 where there is one: scores 0 and ln 3, weights 1/4 and 3/4."""
     maps, features = torch.tensor([[[[0.0, LN3]]]]), torch.tensor([[[[0.0, 50.0]]]])
-    pool = build_pool(parse_pooling(f"attention,hidden=1,gated={gated}"), seen=Seen(1, 1))
+    pool = build_pool(parse_pooling(f"attention,hidden=1,gated={gated}"), given=PoolInput(1, 1))
     with torch.no_grad():
         pool.function.value.weight.fill_(1.0)
         pool.function.out.weight.fill_(2 * LN3 if gated == "true" else LN3)
@@ -68,7 +68,7 @@ def test_e2_acam_attends_along_each_axis():
     """Rows: softmax(0, ln 3) = 1/4, 3/4 of the row means 1.5, 5.5; columns: 1/2 each of 2 and 5; the mean of both."""
     maps = torch.tensor([[[[1.0, 2.0], [3.0, 8.0]]]])
     features = torch.tensor([[[[0.0, 0.0], [LN3, LN3]]]])
-    pool = build_pool(parse_pooling("acam"), seen=Seen(1, 1))
+    pool = build_pool(parse_pooling("acam"), given=PoolInput(1, 1))
     with torch.no_grad():
         pool.function.attention.weight.fill_(1.0)
     assert pool(maps, features).item() == pytest.approx((4.5 + 3.5) / 2, abs=1e-6)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import lesioncam as lc
-from lesioncam.explanation.cam import cam, explain_samples, explained
-from lesioncam.explanation.explain import METHODS
+from lesioncam.explanation.cam import explain_samples
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
@@ -54,7 +54,7 @@ def assert_alike(together, alone):
             np.testing.assert_allclose(one.features, other.features, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(MAP_METHODS))
 def test_an_image_gets_the_same_maps_alone_and_in_a_batch(method):
     classifier = classifier_of()
     samples = samples_of(classifier, FLAT)
@@ -92,7 +92,7 @@ def test_images_go_where_the_weights_are():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(MAP_METHODS))
 def test_a_gpu_gives_the_same_maps(method):
     classifier = classifier_of()
     samples = samples_of(classifier, FLAT)
@@ -123,7 +123,7 @@ def made(air):
 def test_air_is_never_hotter_than_the_body(method):
     classifier, image = made("padding"), disc()
     sample = classifier.preprocess(image)
-    look = cam(classifier, sample) if method == "cam" else explained(classifier, sample, method)
+    look = explain_samples(classifier, [sample], method)[0]
     shown = look.heatmap.native()[0]
     peak = np.unravel_index(shown.argmax(), shown.shape)
     far = np.hypot(*(np.indices(shown.shape) - np.array([40, 52])[:, None, None])) > 30 + 3 * 8
@@ -134,7 +134,7 @@ def test_air_is_never_hotter_than_the_body(method):
 def test_cells_of_the_body_keep_their_values_and_pool_to_the_logit():
     classifier = made("padding")
     sample = classifier.preprocess(disc())
-    look = cam(classifier, sample)
+    look = explain_samples(classifier, [sample])[0]
     with torch.no_grad():
         out = classifier.network(torch.from_numpy(sample.image)[None], torch.from_numpy(sample.valid)[None, None])
     inside = out.valid[0, 0].numpy()
@@ -149,7 +149,7 @@ def test_other_air_leaves_maps_alone(air):
     sample = classifier.preprocess(disc())
     with torch.no_grad():
         out = classifier.network(torch.from_numpy(sample.image)[None], torch.from_numpy(sample.valid)[None, None])
-    np.testing.assert_array_equal(cam(classifier, sample).heatmap.raw, out.maps[0].numpy())
+    np.testing.assert_array_equal(explain_samples(classifier, [sample])[0].heatmap.raw, out.maps[0].numpy())
 
 
 def test_the_whole_way(toy, quick, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lesioncam.errors import ModelError
-from lesioncam.explanation.capture import capture, quiet, scores_of, take
+from lesioncam.explanation.capture import capture, quiet, run_to_layer, scores_of
 from lesioncam.functional.cam import FORMULAS, hirescam
 
 
@@ -173,7 +173,7 @@ def test_one_forward_pass_and_no_gradient_of_a_weight():
     net = seeded(Counted)
     cut = None
     with quiet(torch.rand(1)):
-        cut = take(net, torch.rand(2, 1, 6, 5), "features")
+        cut = run_to_layer(net, torch.rand(2, 1, 6, 5), "features")
     assert calls == [False]
     assert {name for name, p in net.named_parameters() if p.grad is not None} == set()
     leaves, waiting = set(), [cut.scores.grad_fn]

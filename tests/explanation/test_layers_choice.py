@@ -10,8 +10,8 @@ from torch import nn
 
 import lesioncam as lc
 from lesioncam.errors import ModelError, OptionError
-from lesioncam.explanation.capture import capture, quiet, take
-from lesioncam.explanation.layers import Grid, choose_layer, grid_of
+from lesioncam.explanation.capture import capture, quiet, run_to_layer
+from lesioncam.explanation.layers import ActivationLayout, choose_layer, layout_of
 from lesioncam.functional.cam import hirescam
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
@@ -214,7 +214,7 @@ def test_squeeze_and_excitation_is_not_the_end():
     """Each squeeze looks like the global pooling until the network goes on; the graph holds nothing of it."""
     net = seeded(timm_net("seresnet50", layers=(1, 1, 1, 1)))
     with quiet(torch.rand(1)):
-        cut = take(net, torch.randn(1, 3, 64, 64))
+        cut = run_to_layer(net, torch.randn(1, 3, 64, 64))
     assert cut.layer == "input of global_pool.pool"
     steps, waiting = 0, [cut.scores.grad_fn]
     while waiting:
@@ -334,19 +334,19 @@ def test_an_unknown_transformer_asks_for_a_layer():
 @pytest.mark.parametrize(
     ("shape", "size", "seen", "expected"),
     [
-        ((2, 8, 7, 9), (224, 288), None, Grid("first", (7, 9))),
-        ((2, 7, 9, 768), (224, 288), None, Grid("last", (7, 9))),
-        ((2, 56, 72, 96), (224, 288), (56, 72), Grid("last", (56, 72))),
-        ((2, 64, 32, 64), (512, 256), (32, 64), Grid("first", (32, 64))),  # other steps along each axis
-        ((2, 8, 4, 5, 6), (32, 40, 48), None, Grid("first", (4, 5, 6))),
-        ((2, 64, 24), (64, 64), None, Grid("tokens", (8, 8))),
-        ((2, 25, 24), (64, 96), None, Grid("tokens", (4, 6), 1)),
-        ((2, 29, 24), (64, 96), (4, 6), Grid("tokens", (4, 6), 5)),
-        ((2, 61, 24), (32, 64, 48), (4, 5, 3), Grid("tokens", (4, 5, 3), 1)),
+        ((2, 8, 7, 9), (224, 288), None, ActivationLayout("first", (7, 9))),
+        ((2, 7, 9, 768), (224, 288), None, ActivationLayout("last", (7, 9))),
+        ((2, 56, 72, 96), (224, 288), (56, 72), ActivationLayout("last", (56, 72))),
+        ((2, 64, 32, 64), (512, 256), (32, 64), ActivationLayout("first", (32, 64))),  # other steps along each axis
+        ((2, 8, 4, 5, 6), (32, 40, 48), None, ActivationLayout("first", (4, 5, 6))),
+        ((2, 64, 24), (64, 64), None, ActivationLayout("tokens", (8, 8))),
+        ((2, 25, 24), (64, 96), None, ActivationLayout("tokens", (4, 6), 1)),
+        ((2, 29, 24), (64, 96), (4, 6), ActivationLayout("tokens", (4, 6), 5)),
+        ((2, 61, 24), (32, 64, 48), (4, 5, 3), ActivationLayout("tokens", (4, 5, 3), 1)),
     ],
 )
 def test_how_activations_lie_on_the_image(shape, size, seen, expected):
-    assert grid_of(shape, size, seen, "it") == expected
+    assert layout_of(shape, size, seen, "it") == expected
 
 
 def test_a_transformer_in_3d():
@@ -379,7 +379,7 @@ def test_hirescam_of_a_channels_last_stage_is_that_of_its_transpose():
     got = capture(net, images, "layers.0")
     assert got.activations.shape == (2, 96, 16, 24)
     with quiet(images):
-        cut = take(net, images, "layers.0")
-    assert cut.grid == Grid("last", (16, 24))
+        cut = run_to_layer(net, images, "layers.0")
+    assert cut.grid == ActivationLayout("last", (16, 24))
     torch.testing.assert_close(cut.leaf.detach().permute(0, 3, 1, 2), got.activations)
     assert hirescam(got.activations, got.gradients).shape == (2, 4, 16, 24)

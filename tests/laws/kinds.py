@@ -17,11 +17,11 @@ from PIL import Image
 from torch import nn
 
 from lesioncam.data.io.image import read_picture
-from lesioncam.explanation.explain import METHODS
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.export.predicted_image import PredictedImage
 from lesioncam.export.writers import WRITERS
 from lesioncam.geometry import Geometry
-from lesioncam.models.pooling import Pool, Seen, build_pool
+from lesioncam.models.pooling import Pool, PoolInput, build_pool
 from lesioncam.options.poolings import POOLING_TYPES
 from lesioncam.picture import Picture
 from lesioncam.segmentation.mask import segment
@@ -43,7 +43,7 @@ NOT_MONOTONE = {"exp", "linear", "pcam"}
 
 def pooling(name: str, channels: int = 4, classes: int = 3, axes: int = 2) -> Pool:
     """A pooling with its default options in double precision; weights of its own are drawn with one seed."""
-    pool = build_pool(POOLING_TYPES[name](), seen=Seen(channels, classes, axes)).double()
+    pool = build_pool(POOLING_TYPES[name](), given=PoolInput(channels, classes, axes)).double()
     for i, weight in enumerate(pool.parameters()):
         nn.init.normal_(weight, generator=torch.Generator().manual_seed(i))
     return pool
@@ -51,7 +51,7 @@ def pooling(name: str, channels: int = 4, classes: int = 3, axes: int = 2) -> Po
 
 # ---- map methods -------------------------------------------------------------------------------------------------
 
-METHOD_NAMES = sorted(METHODS)
+METHOD_NAMES = sorted(MAP_METHODS)
 
 METHOD_OPTIONS: dict[str, dict[str, int]] = {"rise": {"masks": 64}, "smoothgrad": {"samples": 4}}
 """Options that keep the slower methods short."""

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lesioncam.errors import ModelError, RunError
-from lesioncam.explanation.cam import Padded, cam
+from lesioncam.explanation.cam import Padded, explain_samples
 from lesioncam.functional.attention import axis_attention, combined
 from lesioncam.geometry import Geometry
 from lesioncam.models.checkpoint import TrainedClassifier, load_classifier, save_classifier
 from lesioncam.models.classifier import Classifier, build_classifier, shrink_valid
-from lesioncam.models.pooling import Seen, build_pool
+from lesioncam.models.pooling import PoolInput, build_pool
 from lesioncam.options.networks import HeadConfig
 from lesioncam.options.poolings import (
     POOLING_TYPES,
@@ -337,7 +337,7 @@ def test_a_users_own_module_comes_back_from_a_run(tmp_path):
 @pytest.mark.parametrize("head", HEADS, ids=str)
 @pytest.mark.parametrize("text", sorted(POOLING_TYPES))
 def test_volumes_go_the_same_way(text, head):
-    pool = build_pool(parse_pooling(text), seen=Seen(6, 2, axes=3))
+    pool = build_pool(parse_pooling(text), given=PoolInput(6, 2, axes=3))
     net = Classifier(Volume(), 2, pool, head)
     volumes = torch.rand(3, 1, 8, 12, 16, generator=torch.Generator().manual_seed(3))
     valid = torch.ones(3, 1, 8, 12, 16, dtype=torch.bool)
@@ -370,6 +370,7 @@ def test_what_a_user_sees_of_acam_are_its_attentional_maps():
             mean = (out.maps * out.valid).sum((2, 3)) / out.valid.sum((2, 3))
             torch.testing.assert_close(mean, out.logits)
         sample = Sample(images[0].numpy(), valid[0, 0].numpy(), Geometry.letterbox((64, 64), (64, 64)))
-        heatmap = cam(TrainedClassifier(net, ClassifierCard(("mass", "ring"), config)).eval(), sample).heatmap
+        trained = TrainedClassifier(net, ClassifierCard(("mass", "ring"), config)).eval()
+        heatmap = explain_samples(trained, [sample])[0].heatmap
         np.testing.assert_allclose(heatmap.raw, out.maps[0].detach().numpy(), rtol=1e-5, atol=1e-6)
         assert (heatmap.calibration is None) == (combine != "mean")

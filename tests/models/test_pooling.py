@@ -6,7 +6,7 @@ import torch
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.functional.pooling import POOLINGS
 from lesioncam.models.classifier import build_classifier
-from lesioncam.models.pooling import LEARNABLE, Seen, build_pool
+from lesioncam.models.pooling import LEARNABLE, PoolInput, build_pool
 from lesioncam.options.poolings import (
     POOLING_TYPES,
     PRESETS,
@@ -19,7 +19,7 @@ from lesioncam.options.poolings import (
 )
 from lesioncam.options.run import RunConfig, make_config
 
-SEEN = Seen(channels=6, classes=3)
+SEEN = PoolInput(channels=6, classes=3)
 
 
 def noise(*shape, seed=0):
@@ -130,19 +130,19 @@ def test_options_reach_the_function(kind):
 )
 def test_weights_are_those_of_the_formula_and_all_are_used(config, count):
     """A weight without a gradient stops distributed training: none is built that is not used."""
-    pool = build_pool(config, seen=SEEN)
+    pool = build_pool(config, given=SEEN)
     assert sum(p.numel() for p in pool.parameters()) == count
     pool(noise(2, 3, 4, 5), noise(2, 6, 4, 5, seed=1)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in pool.parameters())
 
 
 def test_acam_in_3d_has_one_vector_for_each_axis():
-    pool = build_pool(AcamPool(), seen=SEEN._replace(axes=3))
+    pool = build_pool(AcamPool(), given=SEEN._replace(axes=3))
     assert [tuple(p.shape) for p in pool.parameters()] == [(3, 6)]
     maps, features = noise(2, 3, 2, 4, 5), noise(2, 6, 2, 4, 5, seed=1)
     shown = pool.attended(maps, features, torch.zeros(3))
     assert shown.shape == maps.shape
-    ways = [build_pool(AcamPool(combine=way), seen=SEEN._replace(axes=3)) for way in ("mean", "product")]
+    ways = [build_pool(AcamPool(combine=way), given=SEEN._replace(axes=3)) for way in ("mean", "product")]
     for other in ways:
         other.load_state_dict(pool.state_dict())
     one, two = (each(maps, features) for each in ways)
@@ -151,7 +151,7 @@ def test_acam_in_3d_has_one_vector_for_each_axis():
 
 @pytest.mark.parametrize("kind", sorted({*POOLINGS, "attention"}))
 def test_only_acam_shows_other_maps(kind):
-    pool = build_pool(POOLING_TYPES[kind](), seen=SEEN)
+    pool = build_pool(POOLING_TYPES[kind](), given=SEEN)
     assert pool.attended(noise(1, 3, 4, 5), noise(1, 6, 4, 5), None) is None
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from lesioncam.explanation.explain import METHODS as ALL
 from lesioncam.explanation.explain import explain
 from lesioncam.functional.cam import FORMULAS
 from lesioncam.models.backbone import memory_format
@@ -21,7 +19,7 @@ from lesioncam.options.poolings import AcamPool
 from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
-__all__ = ["LAYERLESS", "METHODS", "Explained", "Padded", "cam", "explain_samples", "explained", "maps_are_logits"]
+__all__ = ["LAYERLESS", "Explained", "Padded", "explain_samples", "maps_are_logits"]
 
 LAYERLESS = ("cam", "occlusion", "rise", "integrated_gradients", "smoothgrad", "clear")
 """Methods that look at no layer, or at one that is not for choosing."""
@@ -99,18 +97,6 @@ def explain_samples(
         return _class_maps(classifier, samples) if samples else []
     batches = [samples] if method in _ONE_PASS else [[sample] for sample in samples]
     return [each for batch in batches if batch for each in _explained(classifier, batch, method, options)]
-
-
-def cam(classifier: TrainedClassifier, sample: Sample) -> Explained:
-    """Image logits and the class activation map of one image."""
-    return explain_samples(classifier, [sample], "cam")[0]
-
-
-def explained(
-    classifier: TrainedClassifier, sample: Sample, method: str, options: Mapping[str, Any] | None = None
-) -> Explained:
-    """Image logits and the maps of any method, of one image."""
-    return explain_samples(classifier, [sample], method, options)[0]
 
 
 _ONE_PASS = frozenset({"cam", *FORMULAS})
@@ -205,9 +191,3 @@ def maps_are_logits(card: ModelCard, method: str) -> bool:
     pooling = card.config.pooling
     own = not isinstance(card, AdoptedCard)
     return method == "cam" and not (own and isinstance(pooling, AcamPool) and pooling.combine != "mean")
-
-
-Method = Callable[[TrainedClassifier, Sample], Explained]
-
-METHODS: dict[str, Method] = {**{name: partial(explained, method=name) for name in ALL}, "cam": cam}
-"""Every map method by its name."""

@@ -21,20 +21,28 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.errors import ModelError
-from lesioncam.explanation.layers import Grid, Head, Place, Watch, choose_layer, grid_of, spoken
+from lesioncam.explanation.layers import (
+    ActivationLayout,
+    Head,
+    LayerPlace,
+    PoolingFinder,
+    choose_layer,
+    layout_of,
+    spoken,
+)
 from lesioncam.explanation.twin import deep_twin, private
 
 __all__ = [
     "Captured",
-    "Cut",
+    "LayerPass",
     "NoPoolingError",
     "Target",
     "capture",
     "output_of",
     "quiet",
     "ready",
+    "run_to_layer",
     "scores_of",
-    "take",
 ]
 
 Target = Callable[[Any], Tensor]
@@ -94,7 +102,7 @@ def capture(
         True
     """
     with quiet(images):
-        cut = take(model, images, at, target)
+        cut = run_to_layer(model, images, at, target)
         gradients = torch.stack(list(cut.gradients(classes)), 1)
         scores = cut.scores.detach().float()
         scores = scores if classes is None else scores.gather(1, classes[:, None])
@@ -102,7 +110,7 @@ def capture(
 
 
 @dataclass(frozen=True)
-class Cut:
+class LayerPass:
     """One forward pass, cut at a place: what was there, and the graph from there to the scores.
 
     Attributes:
@@ -116,7 +124,7 @@ class Cut:
 
     layer: str
     leaf: Tensor
-    grid: Grid
+    grid: ActivationLayout
     scores: Tensor
     head: Head | None = None
     direct: bool = False
@@ -151,13 +159,13 @@ class Cut:
         )
 
 
-def take(
+def run_to_layer(
     model: nn.Module,
     images: Tensor,
     layer: str | nn.Module | None = None,
     target: Target | None = None,
-    place: Place | None = None,
-) -> Cut:
+    place: LayerPlace | None = None,
+) -> LayerPass:
     """Run once and cut at a layer; to be called inside :func:`quiet`.
 
     Args:
@@ -187,39 +195,39 @@ def take(
     return cut
 
 
-def _at_module(twin: nn.Module, images: Tensor, place: Place, target: Target | None) -> Cut | None:
+def _at_module(twin: nn.Module, images: Tensor, place: LayerPlace, target: Target | None) -> LayerPass | None:
     """One forward pass of a private network, cut at a module; None if it was not met."""
-    knife, hook = _Knife(), _Hook(place)
-    hook.fasten(twin, knife)
+    leaf, hook = _Leaf(), _Hook(place)
+    hook.fasten(twin, leaf)
     scores = _scores(twin, images, target)
-    if knife.leaf is None:
+    if leaf.tensor is None:
         return None
-    grid = grid_of(tuple(knife.leaf.shape), tuple(images.shape[2:]), hook.seen, place.name)
-    return Cut(place.name, knife.leaf, grid, scores)
+    grid = layout_of(tuple(leaf.tensor.shape), tuple(images.shape[2:]), hook.seen, place.name)
+    return LayerPass(place.name, leaf.tensor, grid, scores)
 
 
-def _at_pooling(twin: nn.Module, images: Tensor, target: Target | None, only: int | None = None) -> Cut | None:
+def _at_pooling(twin: nn.Module, images: Tensor, target: Target | None, only: int | None = None) -> LayerPass | None:
     """One forward pass of a private network, cut at what goes into the global pooling; None if there is none."""
-    knife = _Knife()
-    watch = Watch(images.ndim - 2, knife.cut, only)
-    scores = _scores(twin, images, target, watch)
-    if watch.met and watch.suspicious:
+    leaf = _Leaf()
+    finder = PoolingFinder(images.ndim - 2, leaf.cut, only)
+    scores = _scores(twin, images, target, finder)
+    if finder.met and finder.suspicious:
         raise NoPoolingError(
             "this looks like a transformer whose layout is not known here. Name the layer, best the one before its "
             "last block: layer='...'."
         )
-    if watch.met and not watch.found:
-        return _at_pooling(twin, images, target, only=watch.met)
-    if knife.leaf is None:
+    if finder.met and not finder.found:
+        return _at_pooling(twin, images, target, only=finder.met)
+    if leaf.tensor is None:
         return None
-    grid = _pooled_grid(watch, knife.leaf, images)
-    return Cut(spoken(twin, watch.where), knife.leaf, grid, scores, watch.head, watch.direct)
+    grid = _pooled_layout(finder, leaf.tensor, images)
+    return LayerPass(spoken(twin, finder.where), leaf.tensor, grid, scores, finder.head, finder.direct)
 
 
-def _scores(twin: nn.Module, images: Tensor, target: Target | None, watch: Watch | None = None) -> Tensor:
+def _scores(twin: nn.Module, images: Tensor, target: Target | None, finder: PoolingFinder | None = None) -> Tensor:
     given = ready(twin, images.detach())
-    with torch.no_grad():  # the knife switches gradients on; leaving puts them back
-        with watch or nullcontext():
+    with torch.no_grad():  # the cut switches gradients on; leaving puts them back
+        with finder or nullcontext():
             output = twin(given)
         scores = scores_of(output, target)
     if len(scores) != len(images):
@@ -227,18 +235,20 @@ def _scores(twin: nn.Module, images: Tensor, target: Target | None, watch: Watch
     return scores
 
 
-def _pooled_grid(watch: Watch, leaf: Tensor, images: Tensor) -> Grid:
+def _pooled_layout(finder: PoolingFinder, leaf: Tensor, images: Tensor) -> ActivationLayout:
     """The layout that the pooling itself told by the axes it runs over."""
-    if watch.layout == (1,):
-        return grid_of(tuple(leaf.shape), tuple(images.shape[2:]), watch.seen, "pooling")
-    return Grid("first" if 1 not in watch.layout else "last", tuple(leaf.shape[axis] for axis in watch.layout))
+    if finder.layout == (1,):
+        return layout_of(tuple(leaf.shape), tuple(images.shape[2:]), finder.seen, "pooling")
+    return ActivationLayout(
+        "first" if 1 not in finder.layout else "last", tuple(leaf.shape[axis] for axis in finder.layout)
+    )
 
 
-class _Knife:
+class _Leaf:
     """Makes the cut: activations in, the same values out as the beginning of a graph."""
 
     def __init__(self) -> None:
-        self.leaf: Tensor | None = None
+        self.tensor: Tensor | None = None
         self._given: Tensor | None = None
 
     def cut(self, given: Tensor) -> Tensor:
@@ -247,26 +257,26 @@ class _Knife:
         The network goes on with a copy, since it may work in place, and the leaf is one, since others may hold the
         original and change it later.
         """
-        if self.leaf is None or given is not self._given:
-            self._given, self.leaf = given, given.detach().clone().requires_grad_()
+        if self.tensor is None or given is not self._given:
+            self._given, self.tensor = given, given.detach().clone().requires_grad_()
         torch.set_grad_enabled(True)
-        return self.leaf.clone()
+        return self.tensor.clone()
 
 
 class _Hook:
-    """Brings a knife to a module of a private network.
+    """Brings the cut to a module of a private network.
 
     Attributes:
         seen: grid of the latest convolution before the place.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LayerPlace) -> None:
         self.place = place
         self.seen: tuple[int, ...] | None = None
         self._latest: tuple[int, ...] | None = None
         self._calls = 0
 
-    def fasten(self, twin: nn.Module, knife: _Knife) -> None:
+    def fasten(self, twin: nn.Module, leaf: _Leaf) -> None:
         """Hook the module, and the convolutions for their grids."""
         script = torch.jit.ScriptModule
         module = twin if isinstance(twin, script) else twin.get_submodule(self.place.module or "")
@@ -279,9 +289,9 @@ class _Hook:
             if isinstance(part, _CONVOLUTION):
                 part.register_forward_hook(self._note)
         if self.place.before:
-            module.register_forward_pre_hook(lambda _, args: (knife.cut(self._once(*args[:1])), *args[1:]))
+            module.register_forward_pre_hook(lambda _, args: (leaf.cut(self._once(*args[:1])), *args[1:]))
         else:
-            module.register_forward_hook(lambda _, __, output: knife.cut(self._once(output)))
+            module.register_forward_hook(lambda _, __, output: leaf.cut(self._once(output)))
 
     def _note(self, _: nn.Module, __: object, output: Tensor) -> None:
         self._latest = tuple(output.shape[2:])

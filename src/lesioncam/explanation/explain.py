@@ -12,8 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.errors import ImageError, ModelError, OptionError
-from lesioncam.explanation.capture import Cut, NoPoolingError, Target, output_of, quiet, ready, scores_of, take
-from lesioncam.explanation.layers import Place, named
+from lesioncam.explanation.capture import (
+    LayerPass,
+    NoPoolingError,
+    Target,
+    output_of,
+    quiet,
+    ready,
+    run_to_layer,
+    scores_of,
+)
+from lesioncam.explanation.layers import LayerPlace, named
 from lesioncam.explanation.twin import private
 from lesioncam.functional.cam import FORMULAS, class_maps, eigencam
 from lesioncam.lookup import find
@@ -21,7 +30,7 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
 from lesioncam.types import ClassifierOutput, Heatmaps
 
-__all__ = ["METHODS", "Asked", "explain"]
+__all__ = ["MAP_METHODS", "MapRequest", "explain"]
 
 _CHUNK, _ELEMENTS = 16, 2**26
 """Classes whose gradients are held at once: so many, and so many numbers (256 MB), whichever is less."""
@@ -32,7 +41,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asked:
+class MapRequest:
     """What a method is asked for.
 
     Attributes:
@@ -72,7 +81,7 @@ def explain(
     Args:
         model: any network from prepared images to logits, 2D or 3D.
         images: ``(N, C, *S)`` float, prepared as the network wants them.
-        method: one of :data:`METHODS`.
+        method: one of :data:`MAP_METHODS`.
         layer: where maps are taken: a dotted name, ``input of NAME`` or a module. None takes the last place that has a
             grid; the result says which. ``cam`` and the methods over pixels take none.
         classes: one class for all images (int) or one per image; None gives all K.
@@ -97,13 +106,13 @@ def explain(
         >>> bool(torch.allclose(cam.raw.mean((2, 3)), net(images), atol=1e-6))
         True
     """
-    run = find(method, METHODS, "map method")
+    run = find(method, MAP_METHODS, "map method")
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model must be a torch.nn.Module, got a {type(model).__name__}.")
     _check_images(images)
     with quiet(images):
         chosen = _one_each(classes, images)
-        return run(model, images, Asked(layer, chosen, target, options))
+        return run(model, images, MapRequest(layer, chosen, target, options))
 
 
 def _check_images(images: Tensor) -> None:
@@ -160,10 +169,10 @@ def _of_classes(maps: Tensor, classes: Tensor | None) -> Tensor:
     return maps if classes is None else maps[torch.arange(len(maps), device=maps.device), classes][:, None]
 
 
-def _by_formula(method: str, model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _by_formula(method: str, model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     """Grad-CAM and its kin: one forward pass, and one short backward pass per class."""
     _options(method, NoOptions, asked)
-    cut = take(model, images, asked.layer, asked.target)
+    cut = run_to_layer(model, images, asked.layer, asked.target)
     scores, activations = _picked(cut.scores, asked.classes), cut.activations
     if FORMULAS[method] is eigencam:
         unused = activations.new_zeros(1).expand(len(images), scores.shape[1], *activations.shape[1:])
@@ -187,7 +196,7 @@ def _chunks(gradients: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         yield torch.stack(held, 1)
 
 
-def _cam(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _cam(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     """Class maps that come with the logits, checked: their mean (or our own pooling) must give the logits."""
     _options("cam", NoOptions, asked)
     if asked.layer is not None:
@@ -196,7 +205,7 @@ def _cam(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
     if own is not None:
         return _own_cam(private(model), own, images, asked)
     try:
-        cut = take(model, images, None, asked.target, place=Place())
+        cut = run_to_layer(model, images, None, asked.target, place=LayerPlace())
     except NoPoolingError as error:
         raise _no_cam("it does not end in the pooling of a grid") from error
     count, features = cut.scores.shape[1], cut.activations
@@ -213,7 +222,7 @@ def _cam(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
     return _result("cam", _of_classes(maps, asked.classes), scores, images, asked, layer=cut.layer)
 
 
-def _own_cam(twin: nn.Module, name: str, images: Tensor, asked: Asked) -> Heatmaps:
+def _own_cam(twin: nn.Module, name: str, images: Tensor, asked: MapRequest) -> Heatmaps:
     """The class maps of our own head, or what its attention made of them; checked by pooling the class maps."""
     output, inner = output_of(twin, name, images)
     if not isinstance(inner, ClassifierOutput) or inner.features is None:
@@ -230,7 +239,7 @@ def _own_cam(twin: nn.Module, name: str, images: Tensor, asked: Asked) -> Heatma
     return _result("cam", maps, picked, images, asked, layer=head, origin=_origin(twin, head))
 
 
-def _check_identity(means: Tensor, size: Tensor, cut: Cut) -> None:
+def _check_identity(means: Tensor, size: Tensor, cut: LayerPass) -> None:
     """Refuse maps whose mean is not the logit."""
     half = torch.finfo(cut.scores.dtype).bits < 32 or torch.finfo(cut.leaf.dtype).bits < 32
     off = float((means - cut.scores.detach().float()).abs().max())
@@ -244,42 +253,42 @@ def _no_cam(reason: str) -> ModelError:
     return ModelError(f"this network has no class activation maps: {reason}. Use gradcam or hirescam.")
 
 
-def _scorecam(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _scorecam(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     from lesioncam.explanation.perturbation import ScoreCam, scorecam
 
     options = _options("scorecam", ScoreCam, asked)
-    cut = take(model, images, asked.layer, asked.target)
+    cut = run_to_layer(model, images, asked.layer, asked.target)
     scores = _picked(cut.scores, asked.classes)
     raw = scorecam(_score(private(model), asked.target), images.detach(), cut.activations, asked.classes, options)
     return _result("scorecam", raw, scores, images, asked, layer=cut.layer, origin=_origin(model, cut.layer))
 
 
-def _occlusion(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _occlusion(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     from lesioncam.explanation.perturbation import Occlusion, occlusion
 
     return _over_pixels(occlusion, _options("occlusion", Occlusion, asked), model, images, asked)
 
 
-def _rise(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _rise(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     from lesioncam.explanation.perturbation import Rise, rise
 
     return _over_pixels(rise, _options("rise", Rise, asked), model, images, asked)
 
 
-def _integrated_gradients(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _integrated_gradients(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     from lesioncam.explanation.gradient import IntegratedGradients, integrated_gradients
 
     options = _options("integrated_gradients", IntegratedGradients, asked)
     return _over_pixels(integrated_gradients, options, model, images, asked)
 
 
-def _smoothgrad(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _smoothgrad(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     from lesioncam.explanation.gradient import SmoothGrad, smoothgrad
 
     return _over_pixels(smoothgrad, _options("smoothgrad", SmoothGrad, asked), model, images, asked)
 
 
-def _clear(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
+def _clear(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
     from lesioncam.explanation.clear import ClearOptions, clear
 
     _no_layer("clear", asked)
@@ -290,7 +299,7 @@ def _clear(model: nn.Module, images: Tensor, asked: Asked) -> Heatmaps:
 
 
 def _over_pixels(
-    function: Callable[..., Tensor], options: Any, model: nn.Module, images: Tensor, asked: Asked
+    function: Callable[..., Tensor], options: Any, model: nn.Module, images: Tensor, asked: MapRequest
 ) -> Heatmaps:
     """Methods that only ask for scores, of this image and of others like it."""
     _no_layer(function.__name__, asked)
@@ -325,12 +334,12 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By the number of axes of a batch."""
 
 
-def _no_layer(method: str, asked: Asked) -> None:
+def _no_layer(method: str, asked: MapRequest) -> None:
     if asked.layer is not None:
         raise OptionError(f"{method} is a map over the pixels of the input; leave layer=None.")
 
 
-def _options(method: str, kind: type[T], asked: Asked) -> T:
+def _options(method: str, kind: type[T], asked: MapRequest) -> T:
     """The options of a method from what was typed."""
     given = dict(asked.options or {})
     if given and not fields(kind):  # type: ignore[arg-type]
@@ -355,7 +364,7 @@ def _result(
     raw: Tensor,
     scores: Tensor,
     images: Tensor,
-    asked: Asked,
+    asked: MapRequest,
     *,
     layer: str = "input",
     origin: tuple[float, ...] | None = None,
@@ -363,7 +372,7 @@ def _result(
     return Heatmaps(raw.detach().float(), method, layer, scores, tuple(images.shape[2:]), asked.classes, origin)
 
 
-METHODS: dict[str, Callable[[nn.Module, Tensor, Asked], Heatmaps]] = {
+MAP_METHODS: dict[str, Callable[[nn.Module, Tensor, MapRequest], Heatmaps]] = {
     "cam": _cam,
     "clear": _clear,
     "integrated_gradients": _integrated_gradients,

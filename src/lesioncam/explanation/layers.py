@@ -22,7 +22,17 @@ from torch.overrides import TorchFunctionMode
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.models.classifier import Classifier
 
-__all__ = ["Grid", "Head", "Place", "Watch", "choose_layer", "grid_of", "named", "spoken", "unwrapped"]
+__all__ = [
+    "ActivationLayout",
+    "Head",
+    "LayerPlace",
+    "PoolingFinder",
+    "choose_layer",
+    "layout_of",
+    "named",
+    "spoken",
+    "unwrapped",
+]
 
 INPUT = "input of "
 """A name that begins with it means what goes into the module, not what comes out."""
@@ -41,7 +51,7 @@ _EVEN = math.log(1.5)
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerPlace:
     """Where activations are taken.
 
     Attributes:
@@ -55,7 +65,7 @@ class Place:
     before: bool = False
 
 
-class Grid(NamedTuple):
+class ActivationLayout(NamedTuple):
     """How a tensor of activations is laid out.
 
     Attributes:
@@ -73,7 +83,7 @@ class Grid(NamedTuple):
 
         Example:
             >>> tokens = torch.tensor([[[9.0], [0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]])   # a class token, 2 x 3
-            >>> Grid("tokens", (2, 3), prefix=1).apply(tokens)
+            >>> ActivationLayout("tokens", (2, 3), prefix=1).apply(tokens)
             tensor([[[[0., 1., 2.],
                       [3., 4., 5.]]]])
         """
@@ -103,7 +113,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def choose_layer(model: nn.Module, layer: str | nn.Module | None = None) -> Place:
+def choose_layer(model: nn.Module, layer: str | nn.Module | None = None) -> LayerPlace:
     """The place a user names, or the one to take without a name.
 
     Args:
@@ -118,7 +128,7 @@ def choose_layer(model: nn.Module, layer: str | nn.Module | None = None) -> Plac
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
         >>> choose_layer(net, net[1])
-        Place(name='1', module='1', before=False)
+        LayerPlace(name='1', module='1', before=False)
     """
     model = unwrapped(model)
     if layer is None:
@@ -128,12 +138,12 @@ def choose_layer(model: nn.Module, layer: str | nn.Module | None = None) -> Plac
         name = next((name for name, module in named(model) if module is wanted), None)
         if name is None:
             raise OptionError(f"the layer given ({type(layer).__name__}) is no part of this model.")
-        return Place(name or type(model).__name__, name)
+        return LayerPlace(name or type(model).__name__, name)
     before = layer.startswith(INPUT)
     plain = _plain(layer.removeprefix(INPUT), "_orig_mod")
     for name in (plain, _plain(plain, "module")):
         if name and _has(model, name):
-            return Place(INPUT * before + name, name, before)
+            return LayerPlace(INPUT * before + name, name, before)
     raise OptionError(_no_such_layer(layer, [name for name, _ in named(model) if name]))
 
 
@@ -165,33 +175,33 @@ def _no_such_layer(layer: str, known: Sequence[str]) -> str:
     return f"the model has no layer {layer!r}. Did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?"
 
 
-def _automatic(model: nn.Module) -> Place:
+def _automatic(model: nn.Module) -> LayerPlace:
     for name, module in named(model):
         for rule in (_own, _class_token, _convolutional_mlp):
             found = rule(module)
             if found is not None:
                 part = f"{name}.{found.module}" if name else str(found.module)
-                return Place(INPUT * found.before + part, part, found.before)
-    return Place()
+                return LayerPlace(INPUT * found.before + part, part, found.before)
+    return LayerPlace()
 
 
-def _own(module: nn.Module) -> Place | None:
+def _own(module: nn.Module) -> LayerPlace | None:
     """Our classifiers: what both the head and the pooling see."""
-    return Place(module="backbone") if isinstance(module, Classifier) else None
+    return LayerPlace(module="backbone") if isinstance(module, Classifier) else None
 
 
-def _class_token(module: nn.Module) -> Place | None:
+def _class_token(module: nn.Module) -> LayerPlace | None:
     """Transformers that read a class token (timm, torchvision, MONAI) or attend to the tokens to pool them (timm)."""
     parts = module._modules  # noqa: SLF001 (a plain look-up; hundreds of modules are asked)
     blocks = parts.get("blocks")
     if blocks and ("patch_embed" in parts or "patch_embedding" in parts):
         pooled = getattr(module, "global_pool", None)
         if pooled == "map":
-            return Place(module="norm")
+            return LayerPlace(module="norm")
         if pooled == "token" or (pooled is None and hasattr(module, "cls_token")):
-            return Place(module=f"blocks.{_last(blocks)}", before=True)
+            return LayerPlace(module=f"blocks.{_last(blocks)}", before=True)
     if "conv_proj" in parts and "encoder" in parts and hasattr(module, "class_token"):
-        return Place(module=f"encoder.layers.{_last(module.get_submodule('encoder.layers'))}", before=True)
+        return LayerPlace(module=f"encoder.layers.{_last(module.get_submodule('encoder.layers'))}", before=True)
     return None
 
 
@@ -199,14 +209,14 @@ def _last(blocks: nn.Module) -> str:
     return [name for name, _ in blocks.named_children()][-1]
 
 
-def _convolutional_mlp(module: nn.Module) -> Place | None:
+def _convolutional_mlp(module: nn.Module) -> LayerPlace | None:
     """The VGG of timm: fully connected layers written as a wide convolution, which leaves next to no grid."""
     head = module._modules.get("pre_logits")  # noqa: SLF001
     wide = head is not None and hasattr(head, "input_kernel_size")
-    return Place(module="pre_logits", before=True) if wide else None
+    return LayerPlace(module="pre_logits", before=True) if wide else None
 
 
-def grid_of(shape: Sequence[int], size: Sequence[int], seen: tuple[int, ...] | None, name: str) -> Grid:
+def layout_of(shape: Sequence[int], size: Sequence[int], seen: tuple[int, ...] | None, name: str) -> ActivationLayout:
     """How activations of a shape lie on an image.
 
     Args:
@@ -219,12 +229,12 @@ def grid_of(shape: Sequence[int], size: Sequence[int], seen: tuple[int, ...] | N
         ModelError: if they have no spatial axes.
 
     Example:
-        >>> grid_of((2, 8, 6, 10), (48, 80), None, "conv")
-        Grid(order='first', size=(6, 10), prefix=0)
-        >>> grid_of((2, 6, 10, 8), (48, 80), None, "stage")                 # channels last, as in a Swin
-        Grid(order='last', size=(6, 10), prefix=0)
-        >>> grid_of((2, 61, 8), (48, 80), (6, 10), "block")                 # tokens, a class token first
-        Grid(order='tokens', size=(6, 10), prefix=1)
+        >>> layout_of((2, 8, 6, 10), (48, 80), None, "conv")
+        ActivationLayout(order='first', size=(6, 10), prefix=0)
+        >>> layout_of((2, 6, 10, 8), (48, 80), None, "stage")                 # channels last, as in a Swin
+        ActivationLayout(order='last', size=(6, 10), prefix=0)
+        >>> layout_of((2, 61, 8), (48, 80), (6, 10), "block")                 # tokens, a class token first
+        ActivationLayout(order='tokens', size=(6, 10), prefix=1)
     """
     axes = len(size)
     if len(shape) == axes + 2:
@@ -232,7 +242,7 @@ def grid_of(shape: Sequence[int], size: Sequence[int], seen: tuple[int, ...] | N
         is_last = last == seen if seen in (first, last) else _uneven(last, size) < _uneven(first, size)
         order, found = ("last", last) if is_last else ("first", first)
         if math.prod(found) > 1:
-            return Grid(order, found)
+            return ActivationLayout(order, found)
     elif len(shape) == 3 and axes > 1:
         fitting = _token_grid(shape[1], size, seen)
         if fitting is not None:
@@ -249,14 +259,14 @@ def _uneven(grid: Sequence[int], size: Sequence[int]) -> float:
     return round(max(steps) - min(steps), 6)
 
 
-def _token_grid(tokens: int, size: Sequence[int], seen: tuple[int, ...] | None) -> Grid | None:
+def _token_grid(tokens: int, size: Sequence[int], seen: tuple[int, ...] | None) -> ActivationLayout | None:
     if seen is not None and len(seen) == len(size) and 0 <= tokens - math.prod(seen) <= _MOST_PREFIX:
-        return Grid("tokens", tuple(seen), tokens - math.prod(seen))
+        return ActivationLayout("tokens", tuple(seen), tokens - math.prod(seen))
     for prefix in (0, 1, 2):
         for patch in range(1, max(size) + 1):
             for grid in (tuple(n // patch for n in size), tuple(-(-n // patch) for n in size)):
                 if math.prod(grid) == tokens - prefix > 1:
-                    return Grid("tokens", grid, prefix)
+                    return ActivationLayout("tokens", grid, prefix)
     return None
 
 
@@ -299,7 +309,7 @@ class _Operation(NamedTuple):
         return weight, self.args[2] if len(self.args) > 2 else self.kwargs.get("bias")
 
 
-class Watch(TorchFunctionMode):
+class PoolingFinder(TorchFunctionMode):
     """Watches the operations of one forward pass; finds the global pooling and cuts the pass at what goes into it.
 
     Any operation that takes a grid and leaves none may be the global pooling, or the squeeze of a

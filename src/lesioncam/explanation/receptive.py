@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.errors import LesioncamError
-from lesioncam.explanation.capture import Target, quiet, take
+from lesioncam.explanation.capture import Target, quiet, run_to_layer
 from lesioncam.explanation.layers import choose_layer, unwrapped
 
 __all__ = ["Cells", "measure_cells"]
@@ -69,7 +69,7 @@ def measure_cells(
         place = choose_layer(model, layer).name if layer is not None else None
         images = _ramps(tuple(size)).unsqueeze(1).repeat(1, channels, *(1,) * len(size))
         with quiet(images):
-            answers = take(_narrowed(bare), images, place, target).activations.double().sum(1)
+            answers = run_to_layer(_narrowed(bare), images, place, target).activations.double().sum(1)
     except (*_REFUSALS, LesioncamError):
         return None
     return _read(answers, tuple(size))

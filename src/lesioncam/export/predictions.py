@@ -21,7 +21,7 @@ import pandas as pd
 
 from lesioncam.data.io.nifti import stem_of
 from lesioncam.errors import ImageError, LesioncamError, OptionError, RunError
-from lesioncam.explanation.cam import METHODS
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.export import crops
 from lesioncam.export.predicted_image import PredictedImage, gated_masks, safe_name
 from lesioncam.export.writers import WRITERS
@@ -122,7 +122,7 @@ def _check(asked: Prediction, classes: Sequence[str]) -> None:
     for label in asked.classes:
         find(label, dict.fromkeys(classes), "class")
     if asked.method is not None:
-        find(asked.method, METHODS, "map method")
+        find(asked.method, MAP_METHODS, "map method")
     if (asked.out / "predictions.csv").exists() and not asked.overwrite:
         raise RunError(f"{asked.out} holds an earlier prediction; replace it with --overwrite or choose another -o.")
 

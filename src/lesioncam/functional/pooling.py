@@ -33,12 +33,12 @@ __all__ = [
 _FAINT = -20.0
 """Below this logit ``softplus(s)`` is ``exp(s)`` but for the next term of its series, in float64 as well."""
 
-Maps = Float[Tensor, "n k *grid"]
+ClassMaps = Float[Tensor, "n k *grid"]
 Valid = Bool[Tensor, "n 1 *grid"]
 Logits = Float[Tensor, "n k"]
 
 
-def avg_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+def avg_pool(maps: ClassMaps, valid: Valid | None = None) -> Logits:
     r"""Mean of the class map (GAP): on ``s`` the same as GAP on features followed by the linear head.
 
     .. math:: \ell_k = \frac{1}{n} \sum_x s_k(x)
@@ -63,7 +63,7 @@ def avg_pool(maps: Maps, valid: Valid | None = None) -> Logits:
     return flat.masked_fill(~known, 0.0).sum(-1) / known.sum(-1)
 
 
-def max_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+def max_pool(maps: ClassMaps, valid: Valid | None = None) -> Logits:
     r"""Maximum of the class map (GMP): one location, the lowest index on ties, gets all gradient.
 
     .. math:: \ell_k = \max_x s_k(x)
@@ -85,7 +85,7 @@ def max_pool(maps: Maps, valid: Valid | None = None) -> Logits:
     return _hidden(maps, valid).max(-1).values
 
 
-def lse_pool(maps: Maps, valid: Valid | None = None, *, sharpness: float = 10.0) -> Logits:
+def lse_pool(maps: ClassMaps, valid: Valid | None = None, *, sharpness: float = 10.0) -> Logits:
     r"""Log-sum-exp: a smooth bridge from the mean to the maximum.
 
     .. math:: \ell_k = \frac{1}{r} \log \frac{1}{n} \sum_x \exp(r\, s_k(x))
@@ -122,7 +122,7 @@ def lse_pool(maps: Maps, valid: Valid | None = None, *, sharpness: float = 10.0)
     return peak.squeeze(-1) + bridge / sharpness
 
 
-def exp_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+def exp_pool(maps: ClassMaps, valid: Valid | None = None) -> Logits:
     r"""Exponential softmax: each location weighs as much as its own exponential.
 
     .. math:: \ell_k = \sum_x \omega_k(x)\, s_k(x) = \mathrm{LSE}_1(s_k) + \mathrm{KL}(\omega_k \| \mathrm{uniform}),
@@ -147,7 +147,7 @@ def exp_pool(maps: Maps, valid: Valid | None = None) -> Logits:
     return _weighed(flat, flat, known)
 
 
-def linear_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+def linear_pool(maps: ClassMaps, valid: Valid | None = None) -> Logits:
     r"""Linear softmax: probabilities weigh themselves.
 
     .. math:: \ell_k = \mathrm{logit} \frac{\sum_x p_k(x)^2}{\sum_x p_k(x)}
@@ -177,7 +177,7 @@ def linear_pool(maps: Maps, valid: Valid | None = None) -> Logits:
     return (top - bottom) + (above - below)  # in two parts, so that a constant map comes back without rounding
 
 
-def noisy_or_pool(maps: Maps, valid: Valid | None = None) -> Logits:
+def noisy_or_pool(maps: ClassMaps, valid: Valid | None = None) -> Logits:
     r"""Noisy-or: the image is positive unless every location is negative.
 
     .. math:: 1 - P_k = \prod_x (1 - \sigma(s_k(x))), \qquad \ell_k = \log(e^{a} - 1), \quad
@@ -210,7 +210,7 @@ def noisy_or_pool(maps: Maps, valid: Valid | None = None) -> Logits:
     return _log_expm1(total, log_total)
 
 
-def topq_pool(maps: Maps, valid: Valid | None = None, *, fraction: float = 0.02) -> Logits:
+def topq_pool(maps: ClassMaps, valid: Valid | None = None, *, fraction: float = 0.02) -> Logits:
     r"""Mean of the largest share of the class map.
 
     .. math:: \ell_k = \frac{1}{k} \sum_{i \le k} s_{k(i)}, \qquad k = \max(1, \mathrm{round}(q\, n))
@@ -245,7 +245,7 @@ def topq_pool(maps: Maps, valid: Valid | None = None, *, fraction: float = 0.02)
     return ordered.masked_fill(~taken, 0.0).sum(-1) / counts.squeeze(-1)
 
 
-def pcam_pool(maps: Maps, valid: Valid | None = None, *, temperature: float = 0.5) -> Logits:
+def pcam_pool(maps: ClassMaps, valid: Valid | None = None, *, temperature: float = 0.5) -> Logits:
     r"""Probabilistic-CAM pooling: the class map is its own attention.
 
     .. math:: \ell_k = \sum_x \omega_k(x)\, s_k(x), \qquad \omega_k = \mathrm{softmax}_x(\log\sigma(s_k) / T)

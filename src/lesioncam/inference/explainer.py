@@ -13,7 +13,7 @@ from torch import nn
 from lesioncam.data.preprocess import OwnPrepare, Prepares, prepares
 from lesioncam.errors import OptionError
 from lesioncam.explanation.capture import Target
-from lesioncam.explanation.explain import METHODS
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.inference.exam import Source, open_exam
 from lesioncam.inference.explanation import Explanation
@@ -74,7 +74,7 @@ class Explainer:
         batch: int = 8,
         **options: Any,
     ) -> None:
-        find(method, METHODS, "map method")
+        find(method, MAP_METHODS, "map method")
         own = model if isinstance(model, TrainedClassifier) else None
         preprocess = own.preprocess if own is not None and preprocess is None else preprocess
         classes = own.classes if own is not None and classes is None else classes

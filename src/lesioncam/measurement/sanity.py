@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.data.io.image import read_picture
-from lesioncam.explanation.cam import METHODS, Padded
+from lesioncam.explanation.cam import Explained, Padded, explain_samples
 from lesioncam.explanation.capture import scores_of
 from lesioncam.explanation.sanity import cascade, map_similarity, randomised
 from lesioncam.functional.faithfulness import deletion, insertion, road
@@ -73,7 +73,11 @@ def sanity_of(trained: TrainedClassifier, part: Part, seed: int = 0) -> Sanity:
 
 def _maps(classifier: TrainedClassifier, sample: Sample) -> np.ndarray:
     """Raw maps ``(K, *s)`` by the method of the run."""
-    return METHODS[classifier.card.config.map](classifier, sample).heatmap.raw
+    return _explained(classifier, sample).heatmap.raw
+
+
+def _explained(classifier: TrainedClassifier, sample: Sample) -> Explained:
+    return explain_samples(classifier, [sample], classifier.card.config.map)[0]
 
 
 def _cascade(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> tuple[LayerSimilarity, ...]:
@@ -102,7 +106,7 @@ def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: i
 
 
 def _asked(trained: TrainedClassifier, sample: Sample) -> _Tried:
-    explained = METHODS[trained.card.config.map](trained, sample)
+    explained = _explained(trained, sample)
     which = int(explained.logits.argmax())
     return _Tried(sample, which, explained.heatmap.raw[which])
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lesioncam.models.backbone import Backbone, build_backbone
-from lesioncam.models.pooling import Pool, Seen, build_pool
+from lesioncam.models.pooling import Pool, PoolInput, build_pool
 from lesioncam.options.networks import HeadConfig
 from lesioncam.options.poolings import NoisyOrPool
 from lesioncam.options.run import RunConfig
@@ -110,10 +110,10 @@ def build_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.backbone, config.preprocess.channels, weights or config.weights)
-        seen = Seen(backbone.channels, classes, backbone.axes)
+        given = PoolInput(backbone.channels, classes, backbone.axes)
         with torch.random.fork_rng(devices=[]):  # whatever pools, backbone and head start alike
             torch.manual_seed(config.seed + 1)
-            pool = build_pool(config.pooling, own_pool, seen)
+            pool = build_pool(config.pooling, own_pool, given)
         classifier = Classifier(backbone, classes, pool, config.head)
     if isinstance(config.pooling, NoisyOrPool):
         prior = config.pooling.prior

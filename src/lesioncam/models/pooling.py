@@ -16,10 +16,10 @@ from lesioncam.functional.pooling import POOLINGS
 from lesioncam.lookup import find
 from lesioncam.options.poolings import AcamPool, AttentionPool, CustomPool, Pooling, name_of
 
-__all__ = ["LEARNABLE", "AttentionPooling", "AxisAttentionPooling", "Pool", "Seen", "build_pool"]
+__all__ = ["LEARNABLE", "AttentionPooling", "AxisAttentionPooling", "Pool", "PoolInput", "build_pool"]
 
 
-class Seen(NamedTuple):
+class PoolInput(NamedTuple):
     """What a pooling with weights of its own will be given.
 
     Attributes:
@@ -72,11 +72,11 @@ class AttentionPooling(nn.Module):
     Without a gate there are no weights of one: a weight that is never used would stop distributed training.
     """
 
-    def __init__(self, config: AttentionPool, seen: Seen) -> None:
+    def __init__(self, config: AttentionPool, given: PoolInput) -> None:
         super().__init__()
-        self.value = nn.Linear(seen.channels, config.hidden, bias=False)
-        self.gate = nn.Linear(seen.channels, config.hidden, bias=False) if config.gated else None
-        self.out = nn.Linear(config.hidden, 1 if config.shared else seen.classes, bias=False)
+        self.value = nn.Linear(given.channels, config.hidden, bias=False)
+        self.gate = nn.Linear(given.channels, config.hidden, bias=False) if config.gated else None
+        self.out = nn.Linear(config.hidden, 1 if config.shared else given.classes, bias=False)
 
     def forward(self, class_maps: Tensor, features: Tensor, valid: Tensor | None = None) -> Tensor:
         """Image logits ``(N, K)``."""
@@ -87,10 +87,10 @@ class AttentionPooling(nn.Module):
 class AxisAttentionPooling(nn.Module):
     """ACAM (:func:`lesioncam.functional.attention.acam_pool`) and its weights: one vector per axis, or one for all."""
 
-    def __init__(self, config: AcamPool, seen: Seen) -> None:
+    def __init__(self, config: AcamPool, given: PoolInput) -> None:
         super().__init__()
         self.combine = config.combine
-        self.attention = nn.Linear(seen.channels, 1 if config.shared else seen.axes, bias=False)
+        self.attention = nn.Linear(given.channels, 1 if config.shared else given.axes, bias=False)
 
     def forward(self, class_maps: Tensor, features: Tensor, valid: Tensor | None = None) -> Tensor:
         """Image logits ``(N, K)``; they do not depend on how the maps are combined."""
@@ -103,18 +103,21 @@ class AxisAttentionPooling(nn.Module):
         return acam_maps(class_maps, axis_attention(features, self.attention.weight, valid), self.combine, bias)
 
 
-LEARNABLE: dict[str, Callable[[Any, Seen], nn.Module]] = {"acam": AxisAttentionPooling, "attention": AttentionPooling}
+LEARNABLE: dict[str, Callable[[Any, PoolInput], nn.Module]] = {
+    "acam": AxisAttentionPooling,
+    "attention": AttentionPooling,
+}
 """Poolings with weights of their own, by name."""
 
 
-def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, seen: Seen | None = None) -> Pool:
+def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, given: PoolInput | None = None) -> Pool:
     """The pooling a configuration names.
 
     Args:
         config: kind and options.
         own: the user's callable ``f(class_maps)``; if it names ``features`` or ``valid`` it is given those too. Of a
             module a copy is taken, so that two runs begin with the same weights and the user's stay as they are.
-        seen: sizes, which only a pooling with weights of its own needs.
+        given: sizes, which only a pooling with weights of its own needs.
 
     Raises:
         ModelError: if the configuration names a user's callable and none is given.
@@ -127,7 +130,7 @@ def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, seen: 
         tensor([[3.]])
         >>> build_pool(CustomPool(name="mine"), own=lambda class_maps: class_maps.amin((2, 3)))(maps, maps)
         tensor([[1.]])
-        >>> sum(p.numel() for p in build_pool(AcamPool(), seen=Seen(96, 2, axes=3)).parameters())    # 3 axes
+        >>> sum(p.numel() for p in build_pool(AcamPool(), given=PoolInput(96, 2, axes=3)).parameters())    # 3 axes
         288
     """
     if isinstance(config, CustomPool):
@@ -138,9 +141,11 @@ def build_pool(config: Pooling, own: Callable[..., Tensor] | None = None, seen: 
             )
         return Pool(copy.deepcopy(own) if isinstance(own, nn.Module) else own)
     if config.kind in LEARNABLE:
-        if seen is None:
-            raise ModelError(f"{config.kind} has weights of its own, whose sizes build_pool must know: seen=Seen(...).")
-        return Pool(LEARNABLE[config.kind](config, seen))
+        if given is None:
+            raise ModelError(
+                f"{config.kind} has weights of its own, whose sizes build_pool must know: given=PoolInput(...)."
+            )
+        return Pool(LEARNABLE[config.kind](config, given))
     options = config.model_dump(exclude={"kind", "prior"})  # a prior is where the head starts
     return Pool(partial(find(config.kind, POOLINGS, "pooling"), **options))
 

@@ -14,7 +14,7 @@ from lesioncam.data.preprocess import Preprocess
 from lesioncam.data.table.table import Table
 from lesioncam.errors import ModelError
 from lesioncam.evaluation.protocol import key_mark
-from lesioncam.explanation.explain import METHODS
+from lesioncam.explanation.explain import MAP_METHODS
 from lesioncam.files import write_text
 from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.inference.explainer import Explainer
@@ -92,7 +92,7 @@ def adopt(
     folder, settled = RunFolder(Path(out)), config or RunConfig()
     check_scores(settled)
     if map is not None:
-        find(map, METHODS, "map method")
+        find(map, MAP_METHODS, "map method")
     refuse_existing(folder, overwrite=overwrite)
     ready, found = checked(table, settled, learns=False)
     named = AdoptConfig(model=model, options=dict(options or {}), layer=layer)

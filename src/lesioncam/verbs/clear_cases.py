@@ -18,7 +18,7 @@ from scipy.special import softmax
 
 from lesioncam.data.preprocess import display_image
 from lesioncam.errors import LesioncamError, OptionError, RunError
-from lesioncam.explanation.cam import explained
+from lesioncam.explanation.cam import explain_samples
 from lesioncam.files import write_csv
 from lesioncam.functional.clear import class_scale, dominant
 from lesioncam.inference.classifier import ClassifierSubject
@@ -156,7 +156,7 @@ def _middle(cases: Sequence[_Chosen], count: int) -> list[_Chosen]:
 
 def _case(classifier: TrainedClassifier, record: Record, one: _Chosen, asked: ClearAsked) -> ClearCase:
     exam = exam_of(record)
-    found = explained(classifier, classifier.preprocess(exam.picture), "clear", {"rule": asked.rule})
+    found = explain_samples(classifier, [classifier.preprocess(exam.picture)], "clear", {"rule": asked.rule})[0]
     responses = torch.from_numpy(np.maximum(found.heatmap.native(), 0))[None]
     weights = torch.from_numpy(softmax(found.logits))[None]
     which, strength = dominant(class_scale(responses, weights, asked.class_scale))
