@@ -9,6 +9,7 @@ import numpy as np
 
 from lesioncam.functional.segmentation import dice_at_thresholds
 from lesioncam.options.operating_point import OperatingRule, parse_rule
+from lesioncam.segmentation.evidence import Evidence
 from lesioncam.types import Threshold, Validation
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Fit",
     "decision_threshold",
     "fitted_thresholds",
+    "threshold",
 ]
 
 DEFAULT = 0.5
@@ -32,6 +34,28 @@ def _thresholds() -> np.ndarray:
 
 THRESHOLDS = _thresholds()
 """``(481,)`` ascending: sigmoid of -12 to 12 logits in steps of .05; the middle one is .5."""
+
+
+def threshold(evidence: Evidence, image: np.ndarray | None, valid: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """The plain segmenter: every pixel whose probability reaches the level of its class, inside what the network saw.
+
+    Args:
+        evidence: K maps.
+        image: not looked at.
+        valid: ``(*S)`` bool.
+        levels: K.
+
+    Returns:
+        ``(K, *S)`` bool.
+
+    Example:
+        >>> from lesioncam.types import Calibration
+        >>> evidence = Evidence(np.float32([[-1.0, 1.0, 1.0]]), Calibration.of_classifier(1))
+        >>> threshold(evidence, None, np.array([True, True, False]), [0.5])
+        array([[False,  True, False]])
+    """
+    del image
+    return evidence.reaches(levels) & valid
 
 
 class Fit(NamedTuple):
