@@ -16,7 +16,7 @@ from lesioncam.options.removed import REMOVED
 from lesioncam.options.run import OPTION_HOMES, RunConfig, make_config
 from lesioncam.options.training import AidsConfig
 from lesioncam.options.variation import read_vary
-from lesioncam.reporting.comparison.compared import _config
+from lesioncam.reporting.comparison.compared_run import _config
 from lesioncam.runs.folder import RunFolder
 
 USED = {

@@ -20,11 +20,20 @@ from lesioncam.evaluation.compare import compare, contenders_of
 from lesioncam.files import write_json, write_text
 from lesioncam.geometry import Geometry
 from lesioncam.options.run import RunConfig, make_config
-from lesioncam.reporting.comparison.compared import pairs_of, read_compared, repetitions, settings_of, split_of
+from lesioncam.reporting.comparison.compared_run import read_compared, split_of
 from lesioncam.reporting.comparison.comparison import compare_runs
 from lesioncam.reporting.comparison.latex import latex_table
+from lesioncam.reporting.comparison.repetitions import pairs_of, repetitions
 from lesioncam.reporting.comparison.rows import differences_of, estimates_of
-from lesioncam.reporting.comparison.side_by_side import TITLES, Maps, lineups, mask_agreement, pick_cases, sampled_masks
+from lesioncam.reporting.comparison.settings import settings_of
+from lesioncam.reporting.comparison.side_by_side import (
+    TITLES,
+    RunMaps,
+    lineups,
+    mask_agreement,
+    pick_cases,
+    sampled_masks,
+)
 from lesioncam.reporting.figures.comparison_figures import difference_plots, value_plots
 from lesioncam.runs.arrays import CaseArrays, CasePicture
 from lesioncam.runs.card import ClassifierCard, MapsCard, TrainingRecord, write_card
@@ -69,7 +78,7 @@ def world(i: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
 
 
 def result_of(fake: Fake, i: int) -> CaseResult:
-    """Maps that follow the lesion as well as the run can."""
+    """RunMaps that follow the lesion as well as the run can."""
     rng = np.random.default_rng([fake.seed, i])
     _, masks, labels = world(i)
     geometry = Geometry.letterbox(NATIVE, NATIVE) if fake.foreign else Geometry.letterbox(NATIVE, (32, 32), crop=CROP)
@@ -361,7 +370,7 @@ def test_a_colour_picture_turns_grey_under_heat(tmp_path):
 
 
 def lines_of(folders: list[Path]) -> dict[str, tuple[tuple[str | None, ...], bool]]:
-    return {line.name: (line.said, line.differs) for line in settings_of(read_compared(folders, "test"))}
+    return {line.name: (line.by_run, line.differs) for line in settings_of(read_compared(folders, "test"))}
 
 
 def test_what_differed_and_what_was_equal(three):
@@ -435,7 +444,7 @@ def test_folds_of_two_configurations_have_nothing_to_compare(tmp_path):
 def test_maps_from_kept_raw_values_are_those_of_the_evaluation(tmp_path, foreign):
     fake = Fake(foreign=foreign, kept=3)
     run = read_compared([write_run(tmp_path / "a", fake), write_run(tmp_path / "b", Fake(seed=1))], "test")[0]
-    maps = Maps.of(run, "theirs" if foreign else "cam")
+    maps = RunMaps.of(run, "theirs" if foreign else "cam")
     for i in (1, 7, 20):  # the first has its picture
         result = result_of(fake, i)
         for k, label in enumerate(CLASSES):
@@ -453,7 +462,7 @@ def test_masks_agree_with_themselves_and_not_with_others(tmp_path):
     fakes = [Fake(), Fake(seed=1, shift=2.0)]
     runs = read_compared([write_run(tmp_path / n, f) for n, f in zip("ab", fakes, strict=True)], "test")
     cases = [(result_of(fakes[0], i).id, "mass") for i in range(24)]
-    first, second = (sampled_masks(Maps.of(run, "cam"), cases) for run in runs)
+    first, second = (sampled_masks(RunMaps.of(run, "cam"), cases) for run in runs)
     assert mask_agreement(first, first)[0] == 1
     slow = []
     for i in range(24):
@@ -509,7 +518,7 @@ def test_lineups_use_one_colour_scale_for_all_runs(tmp_path):
     fakes = [Fake(), Fake(shift=-3.0)]
     runs = read_compared([write_run(tmp_path / n, f) for n, f in zip("ab", fakes, strict=True)], "test")
     common = compare(contenders_of({run.name: run.cases for run in runs}), draws=5).common
-    drawn = lineups({run.name: Maps.of(run, "cam") for run in runs}, common)
+    drawn = lineups({run.name: RunMaps.of(run, "cam") for run in runs}, common)
     warm = [panel.layer for one in drawn for panel in one.panels[2:3] if (panel.layer[..., 3] % 255 > 0).any()]
     assert warm
     for one in drawn:

@@ -12,7 +12,7 @@ import pandas as pd
 from lesioncam.errors import OptionError, RunError
 from lesioncam.evaluation.compare import COMPARED
 from lesioncam.files import write_csv, write_text
-from lesioncam.reporting.comparison.compared import read_compared, split_of
+from lesioncam.reporting.comparison.compared_run import read_compared, split_of
 from lesioncam.reporting.comparison.latex import latex_table
 from lesioncam.reporting.comparison.page import comparison_page
 from lesioncam.reporting.comparison.result import ComparisonResult, compare_all

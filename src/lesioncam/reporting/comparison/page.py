@@ -11,9 +11,11 @@ import pandas as pd
 from lesioncam.evaluation.compare import COMPARED
 from lesioncam.evaluation.metric import is_lower_better, title_of
 from lesioncam.functional.overlay import color_bar
-from lesioncam.reporting.comparison.compared import Compared, Setting, repetitions, settings_of
+from lesioncam.reporting.comparison.compared_run import ComparedRun
+from lesioncam.reporting.comparison.repetitions import repetitions
 from lesioncam.reporting.comparison.result import ComparisonResult
 from lesioncam.reporting.comparison.rows import RunEstimate
+from lesioncam.reporting.comparison.settings import Setting, settings_of
 from lesioncam.reporting.comparison.side_by_side import PICK_RULE, TITLES, Lineup
 from lesioncam.reporting.figures.plot import Plot
 from lesioncam.reporting.page import render
@@ -145,9 +147,9 @@ def _lines(rows: Sequence[RunEstimate], names: Sequence[str]) -> list[_Line]:
     ]
 
 
-def _equal(line: Setting, runs: Sequence[Compared]) -> _Equal:
-    value = next(one for one in line.said if one is not None)
-    return _Equal(line, value, [run.name for one, run in zip(line.said, runs, strict=True) if one is None])
+def _equal(line: Setting, runs: Sequence[ComparedRun]) -> _Equal:
+    value = next(one for one in line.by_run if one is not None)
+    return _Equal(line, value, [run.name for one, run in zip(line.by_run, runs, strict=True) if one is None])
 
 
 def _spreads(spreads: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from lesioncam.evaluation.compare import Common, Contender, agreement, compare, contenders_of, spread
-from lesioncam.reporting.comparison.compared import Compared, pairs_of, repetitions
+from lesioncam.reporting.comparison.compared_run import ComparedRun
+from lesioncam.reporting.comparison.repetitions import pairs_of, repetitions
 from lesioncam.reporting.comparison.rows import Difference, RunEstimate, differences_of, estimates_of
-from lesioncam.reporting.comparison.side_by_side import Lineup, Maps, lineups, mask_agreement, sampled_masks
+from lesioncam.reporting.comparison.side_by_side import Lineup, RunMaps, lineups, mask_agreement, sampled_masks
 
 __all__ = ["Agreement", "ComparisonResult", "compare_all"]
 
@@ -62,7 +63,7 @@ class ComparisonResult:
         draws: likewise.
     """
 
-    runs: Sequence[Compared]
+    runs: Sequence[ComparedRun]
     contenders: Sequence[Contender]
     common: Common | None
     estimates: pd.DataFrame
@@ -103,7 +104,7 @@ class ComparisonResult:
         return {one.label for one in self.rows if one.metric == "balanced_accuracy"} == {"macro"}
 
 
-def compare_all(runs: Sequence[Compared], seed: int, draws: int) -> ComparisonResult:
+def compare_all(runs: Sequence[ComparedRun], seed: int, draws: int) -> ComparisonResult:
     """Compare runs on what they share; folds of one configuration, which share no image, stand beside each other.
 
     Raises:
@@ -127,7 +128,7 @@ def compare_all(runs: Sequence[Compared], seed: int, draws: int) -> ComparisonRe
     else:
         estimates, differences, common = measure(contenders)
     spreads = spread(estimates, {name: [run.name for run in members] for name, members in groups.items()})
-    sources = {one.name: Maps.of(_run_of(one, runs), str(one.cases["method"].iloc[0])) for one in contenders}
+    sources = {one.name: RunMaps.of(_run_of(one, runs), str(one.cases["method"].iloc[0])) for one in contenders}
     agreements = [] if common is None else _agreements(runs, contenders, sources, common)
     pictures = [] if common is None else lineups(sources, common)
     return ComparisonResult(
@@ -135,18 +136,18 @@ def compare_all(runs: Sequence[Compared], seed: int, draws: int) -> ComparisonRe
     )
 
 
-def _only_folds(runs: Sequence[Compared], groups: Mapping[str, Sequence[Compared]]) -> bool:
+def _only_folds(runs: Sequence[ComparedRun], groups: Mapping[str, Sequence[ComparedRun]]) -> bool:
     """Whether there is nothing to compare on, and need not be: folds of one configuration share no image."""
     shared = frozenset.intersection(*(run.images for run in runs))
     return not shared and any(len(members) == len(runs) for members in groups.values())
 
 
-def _run_of(contender: Contender, runs: Sequence[Compared]) -> Compared:
+def _run_of(contender: Contender, runs: Sequence[ComparedRun]) -> ComparedRun:
     return next(run for run in runs if contender.name == run.name or contender.name.startswith(f"{run.name}: "))
 
 
 def _agreements(
-    runs: Sequence[Compared], contenders: Sequence[Contender], sources: Mapping[str, Maps], common: Common
+    runs: Sequence[ComparedRun], contenders: Sequence[Contender], sources: Mapping[str, RunMaps], common: Common
 ) -> list[Agreement]:
     """How alike the answers of every two runs are; of runs with several map methods, those of the first."""
     first = {run.name: next(i for i, one in enumerate(contenders) if _run_of(one, runs) is run) for run in runs}

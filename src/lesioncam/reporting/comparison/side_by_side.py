@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,16 @@ from PIL import Image
 
 from lesioncam.evaluation.compare import Common
 from lesioncam.functional.overlay import heat_layer, line_layer, shrink
-from lesioncam.reporting.comparison.compared import Compared
+from lesioncam.reporting.comparison.compared_run import ComparedRun
 from lesioncam.reporting.figures.montage import Panel
-from lesioncam.reporting.report.read import short_name
+from lesioncam.reporting.report.read import CaseRow, short_name
 from lesioncam.reporting.words.words import number
 from lesioncam.runs.arrays import CaseArrays
 from lesioncam.runs.gallery import read_gallery
 from lesioncam.segmentation.mask import binarise
 from lesioncam.types import Calibration
 
-__all__ = ["PICK_RULE", "Lineup", "Maps", "Pick", "lineups", "mask_agreement", "pick_cases", "sampled_masks"]
+__all__ = ["PICK_RULE", "Lineup", "Pick", "RunMaps", "lineups", "mask_agreement", "pick_cases", "sampled_masks"]
 
 PICK_RULE = (
     "Cases are chosen by rule among the shared images whose picture at least one run kept in its gallery, each image "
@@ -80,7 +80,7 @@ def pick_cases(common: Common, pictures: set[str], hottest: Mapping[tuple[str, s
     shown: set[str] = set()
     picks: list[Pick] = []
     for group, order in _orders(table).items():
-        picks += _take([(row["image"], row["class"], _why(row)) for row in order], group, shown)
+        picks += _take(order, group, shown)
     cold = sorted((-value, image, label) for (image, label), value in hottest.items() if image in pictures)
     return picks + _take([(i, label, f"hottest {number(-v, 2)}") for v, i, label in cold], "healthy", shown)
 
@@ -114,31 +114,37 @@ def _probability(score: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-np.clip(score, -50, 50))))
 
 
-def _orders(table: pd.DataFrame) -> dict[str, list[dict[Any, Any]]]:
+def _orders(table: pd.DataFrame) -> dict[str, list[tuple[str, str, str]]]:
+    """The cases (image, class, why) in the order of each kind."""
     if table.empty:
         return {}
-    gap, middle = table["least"] - table["most"], table["mean"].rank(method="first")
-    ways = {
-        "apart": gap,
+    middle = table["mean"].rank(method="first")
+    orders = {
+        "apart": table["least"] - table["most"],
         "miss": table["most"],
         "find": -table["least"],
         "middle": (middle - (len(table) + 1) / 2).abs(),
     }
+    why = [
+        f"{what} {number(least, 2)} to {number(most, 2)}"
+        for what, least, most in zip(table["what"], table["least"], table["most"], strict=True)
+    ]
+    table = table.assign(why=why)
     return {
-        group: table.assign(way=way).sort_values(["way", "image", "class"]).to_dict("records")
-        for group, way in ways.items()
+        group: list(
+            table.assign(order=order)
+            .sort_values(["order", "image", "class"])[["image", "class", "why"]]
+            .itertuples(index=False, name=None)
+        )
+        for group, order in orders.items()
     }
-
-
-def _why(row: Mapping[Any, Any]) -> str:
-    return f"{row['what']} {number(row['least'], 2)} to {number(row['most'], 2)}"
 
 
 # ---- a run's maps ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Maps:
+class RunMaps:
     """The kept arrays of one run, by image.
 
     Attributes:
@@ -146,15 +152,15 @@ class Maps:
         rows: (image, class) -> line of cases.csv of the map method.
     """
 
-    run: Compared
-    rows: Mapping[tuple[str, str], Mapping[Any, Any]] = field(default_factory=dict)
+    run: ComparedRun
+    rows: Mapping[tuple[str, str], CaseRow] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Compared, method: str) -> Maps:
+    def of(cls, run: ComparedRun, method: str) -> RunMaps:
         """Find what was kept."""
         own = run.cases[run.cases["method"] == method]
         wanted = ["image", "class", "map_threshold", "dice", "probability", "positive", "label", "healthy", "map_max"]
-        rows = {(row["image"], row["class"]): row for row in own[wanted].to_dict("records")}
+        rows = {(r["image"], r["class"]): {str(k): v for k, v in r.items()} for r in own[wanted].to_dict("records")}
         return cls(run, rows)
 
     def read(self, image: str) -> CaseArrays | None:
@@ -194,7 +200,7 @@ class Maps:
 # ---- drawing -----------------------------------------------------------------------------------------------------
 
 
-def lineups(sources: Mapping[str, Maps], common: Common) -> list[Lineup]:
+def lineups(sources: Mapping[str, RunMaps], common: Common) -> list[Lineup]:
     """The chosen cases, drawn.
 
     Args:
@@ -209,18 +215,18 @@ def lineups(sources: Mapping[str, Maps], common: Common) -> list[Lineup]:
     return found
 
 
-def _hottest(sources: Mapping[str, Maps], common: Common) -> dict[tuple[str, str], float]:
+def _hottest(sources: Mapping[str, RunMaps], common: Common) -> dict[tuple[str, str], float]:
     """The hottest probability of any run in healthy images."""
-    known = set(common.images)
-    out: dict[tuple[str, str], float] = {}
+    known, out = set(common.images), dict[tuple[str, str], float]()
     for maps in sources.values():
-        for key, row in maps.rows.items():
-            if row["healthy"] == 1 and key[0] in known and key[1] in common.classes and np.isfinite(row["map_max"]):
-                out[key] = max(out.get(key, 0.0), float(row["map_max"]))
+        for (image, label), row in maps.rows.items():
+            hottest = float(row["map_max"])
+            if row["healthy"] == 1 and image in known and label in common.classes and np.isfinite(hottest):
+                out[image, label] = max(out.get((image, label), 0.0), hottest)
     return out
 
 
-def _lineup(pick: Pick, sources: Mapping[str, Maps]) -> Lineup | None:
+def _lineup(pick: Pick, sources: Mapping[str, RunMaps]) -> Lineup | None:
     kept = next(_kept_pictures(pick.image, sources), None)
     if kept is None or kept.picture is None:
         return None
@@ -233,7 +239,7 @@ def _lineup(pick: Pick, sources: Mapping[str, Maps]) -> Lineup | None:
     return Lineup(pick, short_name(pick.image), image, (bare, drawn, *panels))
 
 
-def _kept_pictures(image: str, sources: Mapping[str, Maps]) -> Iterator[CaseArrays]:
+def _kept_pictures(image: str, sources: Mapping[str, RunMaps]) -> Iterator[CaseArrays]:
     for maps in sources.values():
         arrays = maps.read(image)
         if arrays is not None and arrays.picture is not None:
@@ -244,7 +250,7 @@ def _small(plane: np.ndarray | None) -> np.ndarray | None:
     return None if plane is None else shrink(plane[None], SIDE)[0]
 
 
-def _panel(name: str, maps: Maps, pick: Pick, truth: np.ndarray | None, zoom: int) -> Panel:
+def _panel(name: str, maps: RunMaps, pick: Pick, truth: np.ndarray | None, zoom: int) -> Panel:
     probability = maps.probability(pick.image, pick.label)
     if probability is None:
         return Panel(name, np.zeros((1, 1, 4), np.uint8), "the map was not kept")
@@ -257,7 +263,7 @@ def _panel(name: str, maps: Maps, pick: Pick, truth: np.ndarray | None, zoom: in
     return Panel(name, np.where(lines[..., 3:] > 0, lines, heat), _panel_note(maps.rows.get(pick[:2], {}), small))
 
 
-def _panel_note(row: Mapping[Any, Any], probability: np.ndarray) -> str:
+def _panel_note(row: CaseRow, probability: np.ndarray) -> str:
     hottest = f"hottest {number(float(np.nanmax(probability, initial=0.0)), 2)}"
     score, dice = (float(row.get(key, NAN)) for key in ("probability", "dice"))
     said = [f"Dice {number(dice, 2)}"] if np.isfinite(dice) else []
@@ -274,7 +280,7 @@ def _truth_note(truth: np.ndarray | None) -> str:
 # ---- agreement of masks ------------------------------------------------------------------------------------------
 
 
-def sampled_masks(maps: Maps, cases: Sequence[tuple[str, str]]) -> list[np.ndarray | None]:
+def sampled_masks(maps: RunMaps, cases: Sequence[tuple[str, str]]) -> list[np.ndarray | None]:
     """The masks of at most `MOST` cases (image, class), evenly spread, each packed to bits; None where not kept."""
     step = max(1, -(-len(cases) // MOST))
     masks = (maps.mask(image, label) for image, label in cases[::step])

@@ -17,9 +17,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Stroke
 from PIL import Image
 
 from lesioncam.errors import GeometryError, LesioncamError, OptionError
@@ -184,7 +190,7 @@ def method_table(cases: Sequence[ClearCase], classes: Sequence[str], style: Clea
             drawn = page.picture((x[0], y, widths[0], inner), case.image)
             page.text(x[0], y + drawn + 0.04, case.name, widths[0], size=7.5, color=MUTED)
             _draw_output(page, (x[1], y, widths[1]), case, classes, palette(style.palette, len(classes)))
-            page.picture((x[2], y, widths[2], inner), _heat(case), cmap="gray", vmin=0, vmax=1)
+            page.picture((x[2], y, widths[2], inner), _heat(case), full=1)
             page.picture((x[3], y, widths[3], inner), clear_picture(case, style), box=_box(case, style))
             for i, words in enumerate(lines):
                 page.text(x[4], y + i * _LINE, words, size=7.5)
@@ -315,7 +321,7 @@ def _read_heat(case: ClearCase) -> str:
     heat = _heat(case)
     if not heat.any():
         return "flat; it shows nothing."
-    half = _percent(np.mean(heat >= 0.5))
+    half = _percent(float(np.mean(heat >= 0.5)))
     return (
         f"strongest {_place(heat)}, half of that or more on {half} of the image. It does not say which class the "
         "places respond to."
@@ -335,11 +341,11 @@ def _read_clear(case: ClearCase, classes: Sequence[str], style: ClearStyle) -> s
     told += [f"{_percent(shares[k])} {classes[k]}" for k in rest[:1]]
     return (
         f"brightest {_place(value)} ({classes[_brightest(case, value)]}); of all brightness {', '.join(told)}. "
-        f"{_percent(np.mean(value == 0))} of the image is black."
+        f"{_percent(float(np.mean(value == 0)))} of the image is black."
     )
 
 
-def _percent(share: Any) -> str:
+def _percent(share: float) -> str:
     """A small share is not called none."""
     return f"{share:.0%}" if share == 0 or share >= 0.005 else "less than 1%"
 
@@ -392,35 +398,44 @@ def _check(cases: Sequence[ClearCase], classes: Sequence[str]) -> None:
 class _Page:
     """A white page measured in inches from its upper left corner."""
 
-    def __init__(self, figure: Any, width: float, height: float) -> None:
+    def __init__(self, figure: Figure, width: float, height: float) -> None:
         self.figure, self.width, self.height = figure, width, height
+        self.canvas = FigureCanvasAgg(figure)
 
     def text(
-        self, x: float, y: float, words: str, within: float | None = None, *, tail: str = "", **options: Any
+        self,
+        x: float,
+        y: float,
+        words: str,
+        within: float | None = None,
+        *,
+        tail: str = "",
+        size: float = 8.5,
+        color: str = INK,
+        weight: str = "normal",
+        ha: str = "left",
     ) -> None:
         """A line whose upper left corner is here; words wider than they may be keep both ends, and the tail stays."""
-        given = {"size": 8.5, "color": INK, "va": "top", **options}
-        drawn = self.figure.text(x / self.width, 1 - y / self.height, words + tail, **given)
-        keep, renderer = len(words), self.figure.canvas.get_renderer()
+        place = (x / self.width, 1 - y / self.height)
+        drawn = self.figure.text(*place, words + tail, size=size, color=color, weight=weight, va="top", ha=ha)
+        keep, renderer = len(words), self.canvas.get_renderer()
         while within is not None and drawn.get_window_extent(renderer).width > within * DPI and keep > 3:
             keep -= 1
             drawn.set_text(f"{words[: keep - keep // 2]}…{words[len(words) - keep // 2 :]}{tail}")
 
-    def picture(self, frame: Frame, pixels: np.ndarray, box: tuple[int, ...] | None = None, **options: Any) -> float:
+    def picture(
+        self, frame: Frame, pixels: np.ndarray, box: tuple[int, ...] | None = None, *, full: float = 255
+    ) -> float:
         """An image, as large as fits, in the upper left corner of a frame; gives its height.
 
         A box in its pixels is drawn in red, edged with white, since red is also a class; the line lies around the box
         and hides nothing of it.
         """
-        from matplotlib.patches import Rectangle
-        from matplotlib.patheffects import Stroke
-
         x, y, width, height = frame
         rows, columns = pixels.shape[:2]
         scale = min(width / columns, height / rows)
         axes = self._axes((x, y, columns * scale, rows * scale))
-        grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if pixels.ndim == 2 else {}
-        axes.imshow(pixels, interpolation="nearest", aspect="auto", **(options or grey))
+        axes.imshow(pixels, interpolation="nearest", aspect="auto", cmap="gray", vmin=0, vmax=full)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(color=RULE, linewidth=0.6)
         if box is not None:
@@ -431,7 +446,7 @@ class _Page:
             drawn.set_path_effects([Stroke(linewidth=2.4, foreground="white"), Stroke(linewidth=1.2, foreground=RED)])
         return float(rows * scale)
 
-    def patch(self, frame: Frame, colour: Any, edge: str = RULE) -> None:
+    def patch(self, frame: Frame, colour: Sequence[float], edge: str = RULE) -> None:
         """A coloured rectangle."""
         axes = self._axes(frame)
         axes.set(xticks=[], yticks=[], facecolor=tuple(colour))
@@ -454,10 +469,10 @@ class _Page:
 
     def pixels(self) -> np.ndarray:
         """The page, ``(H, W, 3)`` uint8."""
-        self.figure.canvas.draw()
-        return np.asarray(self.figure.canvas.buffer_rgba())[..., :3].copy()
+        self.canvas.draw()
+        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
-    def _axes(self, frame: Frame) -> Any:
+    def _axes(self, frame: Frame) -> Axes:
         x, y, width, height = frame
         return self.figure.add_axes(
             (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
@@ -467,17 +482,12 @@ class _Page:
 @contextmanager
 def _page(width: float, height: float, classes: Sequence[str], style: ClearStyle) -> Iterator[_Page]:
     """A page with the legend below what is to be drawn on it."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = max(1, int((width - 0.24) // 1.6))
     lines = -(-len(classes) // across)
     below = 0.12 + lines * 0.42 + 2 * _LINE + 0.12
     with rc_context({"text.parse_math": False, "font.size": 8.5}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height + below), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
         page = _Page(figure, width, height + below)
         colours = palette(style.palette, len(classes))
         for k, name in enumerate(classes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Container, Mapping
+from collections.abc import Container, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,17 @@ from lesioncam.runs.shortcut import ShortcutPanel
 from lesioncam.runs.state import RunState
 from lesioncam.runs.summary import Summary
 
-__all__ = ["Case", "Evaluation", "Run", "read_run", "short_name", "shorten_command", "without_paths"]
+__all__ = [
+    "Case",
+    "CaseRow",
+    "Evaluation",
+    "Run",
+    "read_options",
+    "read_run",
+    "short_name",
+    "shorten_command",
+    "without_paths",
+]
 
 GROUPS = ("missed", "false_alarm", "worst", "median", "best", "healthy")
 """The order of the gallery: what went wrong comes first."""
@@ -108,9 +118,9 @@ class Evaluation:
         return "macro" if (self.metrics["class"] == "macro").any() else self.classes[0]
 
     @cached_property
-    def numbers(self) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+    def numbers(self) -> dict[tuple[str, str, str, str], dict[Hashable, Any]]:
         """Lines of metrics.csv by task, metric, class and method."""
-        lines: list[dict[Any, Any]] = self.metrics.to_dict("records")
+        lines = self.metrics.to_dict("records")
         return {(line["task"], line["metric"], line["class"], line["method"]): line for line in lines}
 
     @property
@@ -152,13 +162,27 @@ def read_run(root: Path) -> Run:
         )
     return Run(
         name=root.resolve().name,
-        config=_read_yaml(folder.config),
+        config=read_options(folder.config),
         state=folder.read_state(),
         provenance=folder.read_provenance(),
         training=folder.read_training(),
         history=_read_table(folder.history) if folder.history.is_file() else pd.DataFrame(),
         evaluations=tuple(_read_evaluation(folder, split) for split in splits),
     )
+
+
+def read_options(path: Path) -> dict[str, object]:
+    """The options of a run as its ``config.yaml`` has them; none where there is no such file.
+
+    Raises:
+        RunError: if the file is broken.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return dict(yaml.safe_load(path.read_text()) or {})
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is not readable as YAML ({error}).") from error
 
 
 def short_name(name: str) -> str:
@@ -204,15 +228,6 @@ def _is_path(word: str) -> bool:
 def _last_part(word: str) -> str:
     name, sep, value = word.rpartition("=")
     return f"{name}{sep}…/{short_name(value)}"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return dict(yaml.safe_load(path.read_text()) or {})
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is not readable as YAML ({error}).") from error
 
 
 def _read_table(path: Path, columns: Container[str] | None = None) -> pd.DataFrame:

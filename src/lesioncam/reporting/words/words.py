@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,7 @@ def counted(estimates: Iterable[tuple[str, Estimate]], count: Count = plain) -> 
     return [f"{_listed(names)} {said}" for said, names in groups.items()]
 
 
-def _estimate(row: Mapping[Any, Any]) -> Estimate:
+def _estimate(row: Mapping[Hashable, Any]) -> Estimate:
     known = metric_of(str(row["task"]), str(row["metric"]))
     why = "nothing to measure" if known is None else known.why_undefined
     if row["metric"] == "false_alarm_rate" and str(row.get("method", "")).startswith((*BOUNDS, READER)):
