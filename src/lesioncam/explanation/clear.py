@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from lesioncam.errors import ModelError, OptionError
@@ -35,6 +36,10 @@ __all__ = ["RULES", "SEEDS", "UNPOOLS", "ClearMaps", "ClearOptions", "clear"]
 
 RULES = ("linear", "deconvnet", "guided", "gradient")
 UNPOOLS = ("switches", "nearest")
+
+_Args = tuple[Any, ...]
+_Kwargs = dict[str, Any]
+"""Of any operation of PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +282,7 @@ SEEDS: dict[str, Callable[[Tensor], Tensor]] = {
 """What of the class maps ``(N, K, *s)`` is projected."""
 
 
-def _class_maps(watched: _Pass, output: Any, logits: Tensor) -> _Source:
+def _class_maps(watched: _Pass, output: object, logits: Tensor) -> _Source:
     """The class maps of a network, checked by the identity: the mean of a map plus its bias is the logit."""
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         if isinstance(output, ClassifierOutput):
@@ -387,8 +392,8 @@ class _Pass(TorchFunctionMode):
         self.largest = 0
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Callable[..., Tensor], types: object, args: _Args = (), kwargs: _Kwargs | None = None
+    ) -> object:
         """Run one operation."""
         del types
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
@@ -400,7 +405,7 @@ class _Pass(TorchFunctionMode):
         self._note(name, given, args, kwargs, out)
         return out
 
-    def _run(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    def _run(self, name: str, func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor | None:
         """The operation with a backward of ours; None for all others."""
         found: Tensor | None = None
         if name in _RECTIFIERS:
@@ -413,7 +418,7 @@ class _Pass(TorchFunctionMode):
             found = _pool(func, _MAX_POOLS[name], args, kwargs)
         return found
 
-    def _note(self, name: str, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def _note(self, name: str, given: Tensor, args: _Args, kwargs: _Kwargs, out: object) -> None:
         if not isinstance(out, Tensor):
             return
         self.largest = max(self.largest, out.numel() * out.element_size() // max(1, len(out)) if out.ndim else 0)
@@ -429,7 +434,7 @@ class _Pass(TorchFunctionMode):
                 self.pooled.append(_Pooled(given, axis))
 
 
-def _only_channels(given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+def _only_channels(given: Tensor, args: _Args, kwargs: _Kwargs) -> int | None:
     """The one axis a mean leaves beside the batch, if it does."""
     asked = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
     asked = (asked,) if isinstance(asked, int) else asked
@@ -439,11 +444,11 @@ def _only_channels(given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any])
     return max(left) if len(left) == 2 and 0 in left else None
 
 
-class _Call(dict[str, Any]):
+class _Call(_Kwargs):
     """Arguments by name, however they were passed."""
 
     @classmethod
-    def of(cls, names: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+    def of(cls, names: _Kwargs, args: _Args, kwargs: _Kwargs) -> _Call:
         """The defaults, and over them what was given."""
         return cls({**names, **dict(zip(names, args, strict=False)), **kwargs})
 
@@ -487,7 +492,7 @@ class _Rectified(torch.autograd.Function):
         return (signal * ctx.saved_tensors[0] if ctx.saved_tensors else signal), None, None
 
 
-def _rectify(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rule: str) -> Tensor | None:
+def _rectify(name: str, args: _Args, kwargs: _Kwargs, rule: str) -> Tensor | None:
     """A ReLU, also where it is written as a threshold or a clamp at 0; None if it is something else."""
     stem = name.strip("_")
     rest = [*args[1:], *kwargs.values()] if stem == "clamp_min" else []
@@ -513,7 +518,7 @@ class _Convolved(torch.autograd.Function):
     """A convolution whose way back to its input is all there is: it keeps the weight and not the input."""
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor, func: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
+    def forward(ctx: Any, given: Tensor, func: Callable[..., Tensor], call: _Kwargs) -> Tensor:
         """Run it."""
         ctx.shape, ctx.call = given.shape, call
         return func(given, **call)
@@ -560,7 +565,7 @@ class _Unpooled(torch.autograd.Function):
     """Max pooling whose way back fills the whole window."""
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor, func: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
+    def forward(ctx: Any, given: Tensor, func: Callable[..., Tensor], call: _Kwargs) -> Tensor:
         """Run it."""
         ctx.size, ctx.stride = given.shape, call["stride"] or call["kernel_size"]
         return func(given, **call)
@@ -578,7 +583,7 @@ class _Unpooled(torch.autograd.Function):
         return nn.functional.pad(signal, [n for each in reversed(short) for n in (0, each)]), None, None
 
 
-def _pool(func: Callable[..., Tensor], axes: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+def _pool(func: Callable[..., Tensor], axes: int, args: _Args, kwargs: _Kwargs) -> Tensor | None:
     call = _Call.of(_POOL, args, kwargs)
     given = call.pop("input")
     if call["return_indices"] or given.ndim != axes + 2:
@@ -627,9 +632,9 @@ def _steps(root: Tensor) -> set[tuple[str, str]]:
     return found
 
 
-def _nodes(root: Tensor) -> Iterator[Any]:
-    seen: set[Any] = set()
-    waiting: list[Any] = [root.grad_fn]
+def _nodes(root: Tensor) -> Iterator[Node]:
+    seen: set[Node] = set()
+    waiting: list[Node | None] = [root.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
@@ -649,7 +654,7 @@ def _graph_bytes(root: Tensor, model: nn.Module) -> int:
     return sum(size for place, size in sizes.items() if place not in weights)
 
 
-def _saved(node: Any) -> Iterator[Tensor]:
+def _saved(node: Node) -> Iterator[Tensor]:
     for name in dir(node):
         if name.startswith("_saved_"):
             value = getattr(node, name)

@@ -89,8 +89,27 @@ def clear_figures(
     Reference:
         Kumar, Wong & Taylor 2017, and Kumar, Taylor & Wong 2017, see :mod:`lesioncam.reporting.figures.clear_figures`.
     """
-    asked, folder = asked or ClearAsked(), RunFolder(Path(run))
+    asked, folder, place = asked or ClearAsked(), RunFolder(Path(run)), Path(out)
     classifier = load_classifier(folder.root)
+    classes = classifier.classes
+    _check(folder, classifier)
+    rows, cells = _select(_judged(folder, classes, asked.split), len(classes), asked.rows)
+    records = {record.id: record for record in run_table(folder).split(asked.split).records()}
+    wanted = {one.id: one for one in [*rows, *cells]}
+    drawn = {
+        name: _case(classifier, records[name], one, asked)
+        for name, one in bars(wanted=progress)(iter(wanted.items()), len(wanted), "CLEAR")
+    }
+    table = method_table([drawn[one.id] for one in rows], classes, asked.style)
+    grades = fundus_figure([drawn[one.id] for one in cells], classes, asked.style)
+    return (
+        save_picture(table, place / "clear_table.png"),
+        save_picture(grades, place / "clear_grades.png"),
+        _listed(rows, cells, classes, place / "clear_cases.csv"),
+    )
+
+
+def _check(folder: RunFolder, classifier: TrainedClassifier) -> None:
     if classifier.card.config.backbone.axes == 3:
         raise LesioncamError(
             f"{folder.root} is a run on volumes; the figures of CLEAR are pictures. Its maps are drawn by lesioncam "
@@ -101,30 +120,18 @@ def clear_figures(
             f"{folder.root} knows {classifier.classes[0]!r} only; CLEAR says which of several classes responds. "
             "Its heat maps are drawn by lesioncam predict."
         )
-    known = _judged(folder, classifier.classes, asked.split)
-    rows = [one for correct in (True, False) for one in _middle([k for k in known if k.correct == correct], asked.rows)]
+
+
+def _select(known: Sequence[_Chosen], classes: int, count: int) -> tuple[list[_Chosen], list[_Chosen]]:
+    """The rows of the table, right ones before wrong ones, and the cells of the figure, one of each class and kind."""
+    rows = [one for right in (True, False) for one in _middle([k for k in known if k.correct == right], count)]
     cells = [
         one
-        for k in range(len(classifier.classes))
-        for correct in (True, False)
-        for one in _middle([c for c in known if c.truth == k and c.correct == correct], 1)
+        for truth in range(classes)
+        for right in (True, False)
+        for one in _middle([k for k in known if k.truth == truth and k.correct == right], 1)
     ]
-    records = {record.id: record for record in run_table(folder).split(asked.split).records()}
-    wanted = {one.id: one for one in [*rows, *cells]}
-    drawn = {
-        name: _case(classifier, records[name], one, asked)
-        for name, one in bars(wanted=progress)(iter(wanted.items()), len(wanted), "CLEAR")
-    }
-    place = Path(out)
-    return (
-        save_picture(
-            method_table([drawn[one.id] for one in rows], classifier.classes, asked.style), place / "clear_table.png"
-        ),
-        save_picture(
-            fundus_figure([drawn[one.id] for one in cells], classifier.classes, asked.style), place / "clear_grades.png"
-        ),
-        _listed(rows, cells, classifier.classes, place / "clear_cases.csv"),
-    )
+    return rows, cells
 
 
 def _judged(folder: RunFolder, classes: Sequence[str], split: str) -> list[_Chosen]:
