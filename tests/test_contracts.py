@@ -1,5 +1,6 @@
 """What the package promises as a whole: light imports, instant help, names that do not collide."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,29 @@ def test_help_loads_nothing_heavy():
         "print([m for m in ('torch', 'numpy', 'tyro', 'pydantic') if m in sys.modules])"
     )
     assert python(code).splitlines()[-1] == "[]"
+
+
+def test_info_is_json_of_everything_there_is_to_choose_and_loads_no_torch():
+    code = (
+        "import sys; from lesioncam.cli import main; main(['info', '--json']); "
+        "print([m for m in ('torch', 'lightning', 'monai', 'timm') if m in sys.modules])"
+    )
+    *lines, loaded = python(code).splitlines()
+    about = json.loads("\n".join(lines))
+    assert loaded == "[]"
+    assert set(about["poolings"]) == set(POOLING_TYPES)
+    assert set(about["verbs"]) == set(VERBS)
+    assert about["options"]["epochs"]["default"] == RunConfig().epochs
+    assert about["options"]["rotation"]["group"] == "augment"
+    assert all(one["help"] for one in about["options"].values())
+    assert "chexnet" in about["recipes"]
+    assert about["metrics"]["segmentation/hd95"]["lower_is_better"]
+
+
+def test_info_for_people_names_them(capsys):
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in [*POOLING_TYPES, "figshare-brain", "layercam", "learning_rate"])
 
 
 def test_no_public_name_is_a_room():

@@ -31,6 +31,7 @@ __all__ = [
     "evaluate",
     "figures",
     "index",
+    "info",
     "predict",
     "report",
     "run",
@@ -498,6 +499,26 @@ def report(words: Sequence[str]) -> int:
     from lesioncam.verbs import steps
 
     print(f"report: {steps.report(args.run, share=args.share)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class InfoArgs:
+    """What there is to choose from: verbs, poolings, map methods, metrics, sources, recipes, options."""
+
+    json: bool = False
+    """For programs: with defaults, groups and help of every option."""
+
+
+def info(words: Sequence[str]) -> int:
+    """`lesioncam info`."""
+    args = parse(InfoArgs, "info", words)
+    from json import dumps
+
+    from lesioncam.verbs.info import info as gather
+    from lesioncam.verbs.info import info_text
+
+    print(dumps(gather(), indent=2) if args.json else info_text(gather()))
     return 0
 
 

@@ -18,6 +18,7 @@ VERBS = {
     "report": "rebuild the report from the run folder; --share for a version to give away",
     "predict": "maps, boxes, masks and crops of new images, by any map method; several runs are an ensemble",
     "figures": "pictures of CLEAR for a paper: which class, how strongly, at each pixel; right and wrong cases",
+    "info": "what there is to choose from: poolings, map methods, metrics, sources, recipes, options; --json",
     "adopt": "take in a network of your own: self-test, thresholds and calibration on val",
 }
 """Every verb, in the order of use."""
