@@ -9,7 +9,7 @@ import pytest
 
 import lesioncam as lc
 from lesioncam.data.table.split import split_table
-from lesioncam.data.table.table import SPLITS, Table
+from lesioncam.data.table.table import Table
 from lesioncam.errors import LesioncamError, TableError
 from lesioncam.evaluation.cases import COLUMNS, read_cases
 from lesioncam.evaluation.controls import CONTROLS
@@ -21,7 +21,7 @@ from lesioncam.functional.sweep import box_sweep
 from lesioncam.models.checkpoint import load_classifier
 from lesioncam.runs.folder import RunFolder
 from lesioncam.segmentation.threshold import THRESHOLDS, DiceSearch
-from lesioncam.types import Threshold
+from lesioncam.types import SPLITS, Threshold
 
 NAN = float("nan")
 

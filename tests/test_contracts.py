@@ -9,6 +9,8 @@ import pytest
 
 import lesioncam
 from lesioncam.cli import VERBS, main
+from lesioncam.options.poolings import POOLING_TYPES
+from lesioncam.options.run import RunConfig
 
 ROOT = Path(lesioncam.__file__).parent
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["GeometryError", "ImageError", "LesioncamError", "ModelError", "OptionError", "RunError", "TableError"]
-
 
 class LesioncamError(ValueError):
     """Base of all errors that are the input's fault, not the program's; exit code 2 on the command line."""

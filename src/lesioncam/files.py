@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = [
-    "read_arrays",
-    "read_json",
-    "write_arrays",
-    "write_bytes",
-    "write_csv",
-    "write_json",
-    "write_text",
-    "write_with",
-]
-
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary neighbour of ``path``, then move it into place in one step.

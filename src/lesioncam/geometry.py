@@ -21,7 +21,6 @@ from lesioncam.errors import GeometryError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["OUTSIDE", "CropMode", "Geometry", "plane_rotation", "resize"]
 
 OUTSIDE = -20.0
 """Logit of places the network never saw (outside a crop): probability 2e-9, colder than any evidence."""

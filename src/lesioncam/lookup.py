@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from lesioncam.errors import OptionError
 
-__all__ = ["find"]
-
 T = TypeVar("T")
 
 

@@ -17,8 +17,6 @@ import numpy as np
 
 from lesioncam.errors import ImageError
 
-__all__ = ["Picture", "VolumeGrid", "as_picture", "by_x", "channels_first"]
-
 Matrix = tuple[tuple[float, ...], ...]
 
 _SLICES, _ROWS, _COLUMNS = (2, 1.0), (1, -1.0), (0, -1.0)

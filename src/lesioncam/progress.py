@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["Progress", "ahead", "bars", "silent"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

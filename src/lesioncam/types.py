@@ -17,26 +17,9 @@ from lesioncam.picture import Picture
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "Batch",
-    "Box",
-    "Calibration",
-    "CaseResult",
-    "Chosen",
-    "ClassifierOutput",
-    "Component",
-    "Exam",
-    "Heatmap",
-    "Heatmaps",
-    "Record",
-    "Sample",
-    "Segmentation",
-    "Split",
-    "Threshold",
-    "Validation",
-]
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1.0, 0.0, -1.0, float("nan")
 """The four states of a label in a table, kept apart until the policy of the run is applied."""
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from lesioncam.options.verbs import VERBS
 
-__all__ = ["VERBS", "main"]
-
 _HELP = """usage: lesioncam VERB ...      lesioncam VERB --help
 
 From a table of image-level labels to a classifier, heat maps, boxes, lesion masks, honest numbers and a report.

@@ -17,8 +17,6 @@ from lesioncam.options.base import Config
 from lesioncam.options.data import TableConfig
 from lesioncam.options.run import EVERYDAY, GROUPS, OPTION_HOMES, RunConfig
 
-__all__ = ["help_asked", "print_help"]
-
 Shown = Literal["everyday", "all"]
 
 

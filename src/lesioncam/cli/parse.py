@@ -14,8 +14,6 @@ from lesioncam.options.base import read_yaml
 from lesioncam.options.removed import refuse_removed
 from lesioncam.options.run import RunConfig, make_config
 
-__all__ = ["parse", "read_values", "with_settings"]
-
 T = TypeVar("T")
 
 

@@ -21,8 +21,6 @@ from lesioncam.options.base import Config, validated, write_yaml
 from lesioncam.options.data import TableConfig
 from lesioncam.options.run import CHOICES
 
-__all__ = ["Pairs", "SlipError", "registry"]
-
 V = TypeVar("V")
 
 

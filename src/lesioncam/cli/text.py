@@ -7,8 +7,6 @@ import pandas as pd
 from lesioncam.evaluation.controls import is_method
 from lesioncam.evaluation.summary import best_control
 
-__all__ = ["every_metric", "headline"]
-
 _SHOWN = (
     ("AUROC", "classification", "auroc"),
     ("average precision", "classification", "average_precision"),

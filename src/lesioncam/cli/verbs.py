@@ -22,23 +22,6 @@ if TYPE_CHECKING:
     from lesioncam.data.table.table import Table
     from lesioncam.verbs.steps import Run
 
-__all__ = [
-    "adopt",
-    "calibrate",
-    "check",
-    "compare",
-    "demo",
-    "evaluate",
-    "figures",
-    "index",
-    "info",
-    "predict",
-    "report",
-    "run",
-    "split",
-    "sweep",
-    "train",
-]
 
 Out = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
 ModelThreshold = Annotated[str, arg(metavar="val|default|0.4")]
@@ -160,8 +143,9 @@ def split(words: Sequence[str]) -> int:
     args = parse(SplitArgs, "split", words)
     _log()
     from lesioncam.data.table.duplicates import collect_prints, find_duplicates
-    from lesioncam.data.table.table import SPLITS, read_table, write_table
+    from lesioncam.data.table.table import read_table, write_table
     from lesioncam.errors import OptionError, RunError
+    from lesioncam.types import SPLITS
 
     if args.out.exists() and not args.overwrite:
         raise RunError(f"{args.out} exists; replace it with --overwrite or choose another -o.")

@@ -18,8 +18,6 @@ from torch import Tensor
 from lesioncam.geometry import plane_rotation
 from lesioncam.options.data import AugmentConfig
 
-__all__ = ["AugmentParams", "apply_augment", "apply_placement", "sample_augment"]
-
 _BODY = 0.05  # of the image's range above its darkest value: brighter is no air
 
 

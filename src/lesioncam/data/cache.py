@@ -17,8 +17,6 @@ from lesioncam.data.preprocess import Preprocess
 from lesioncam.files import write_with
 from lesioncam.options.data import PreprocessConfig
 
-__all__ = ["ImageCache"]
-
 logger = logging.getLogger(__name__)
 GIB = 2**30
 

@@ -18,8 +18,6 @@ from lesioncam.data.table.policy import Targets
 from lesioncam.options.data import AugmentConfig
 from lesioncam.types import Batch
 
-__all__ = ["EpochSampler", "ImageSet", "make_loader"]
-
 Place = tuple[int, int]
 """(epoch, index): whoever fetches an image knows the epoch without shared state."""
 

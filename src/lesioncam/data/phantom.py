@@ -32,11 +32,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from lesioncam.types import SPLITS
+
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 KINDS = ("mass", "ring", "infiltration")
 
 HEAD_MM = (226.0, 194.0)  # field of view (front to back, left to right) that holds every warped head

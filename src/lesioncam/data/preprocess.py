@@ -24,17 +24,6 @@ from lesioncam.types import Sample
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "OwnPrepare",
-    "Prepares",
-    "Preprocess",
-    "ResizeCrop",
-    "as_expected",
-    "body_mask",
-    "display_image",
-    "foreground_box",
-    "prepares",
-]
 
 _GREY = np.array([0.2125, 0.7154, 0.0721])  # luminance of linear RGB, ITU-R BT.709
 _MARGIN = 0.02  # of the side, round a foreground crop

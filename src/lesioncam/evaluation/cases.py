@@ -20,8 +20,6 @@ from lesioncam.functional.calibration import log_odds
 from lesioncam.functional.segmentation import overlap_counts
 from lesioncam.types import Box, CaseResult, Component, Heatmap, Threshold
 
-__all__ = ["COLUMNS", "CaseRow", "Truth", "View", "Watch", "case_rows", "read_cases", "truth_boxes", "write_cases"]
-
 COLUMNS: dict[str, str] = {
     "image": "text",  # id of the image
     "patient": "text",  # keyed digest

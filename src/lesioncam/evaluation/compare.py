@@ -39,25 +39,6 @@ from lesioncam.functional.metrics import (
     nan_mean,
 )
 
-__all__ = [
-    "COMPARED",
-    "DIFFERENCES",
-    "VALUES",
-    "Common",
-    "Comparison",
-    "Contender",
-    "agreement",
-    "bootstrap_p",
-    "common_ground",
-    "compare",
-    "contenders_of",
-    "holm",
-    "join_patients",
-    "letter_display",
-    "simultaneous_intervals",
-    "spread",
-]
-
 COMPARED = tuple(metric for _, metric in shown_in("compared"))
 """The metrics that are compared, in the order of the tables."""
 

@@ -23,24 +23,6 @@ from lesioncam.geometry import resize
 from lesioncam.segmentation.mask import binarise
 from lesioncam.types import Component, Heatmap, Threshold
 
-__all__ = [
-    "BOUNDS",
-    "CONTROLS",
-    "READER",
-    "STILL",
-    "ControlMap",
-    "Cut",
-    "MeanMask",
-    "Scene",
-    "brightness_map",
-    "centre_prior",
-    "is_method",
-    "mean_mask",
-    "random_map",
-    "resolution_ceiling",
-    "uniform_map",
-]
-
 FRAME = 64
 """Side of the unit frame in which masks of all sizes are averaged."""
 

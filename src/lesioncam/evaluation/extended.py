@@ -62,8 +62,6 @@ from lesioncam.functional.segmentation import counts_from_levels, overlap_counts
 from lesioncam.functional.surface import lesion_detection, surface_distances, volume_difference
 from lesioncam.functional.sweep import box_sweep_levels
 
-__all__ = ["EXTENDED", "THRESHOLDS", "ExtendedCases", "read_extended", "summarise_extended"]
-
 KEYS = ("image", "class", "method")
 THRESHOLDS = np.linspace(0.0, 1.0, 1001)
 """Thresholds of the WSOL protocol, on each map's own range."""

@@ -15,8 +15,6 @@ from scipy.special import expit
 
 from lesioncam.files import read_arrays, write_arrays
 
-__all__ = ["FewShotFit", "FewShotHead"]
-
 _LIMIT = 60_000
 """Cells kept per class; more would not change a head of a few hundred weights."""
 

@@ -9,8 +9,6 @@ import pandas as pd
 
 from lesioncam.evaluation.summary import own_method
 
-__all__ = ["GROUPS", "RULE", "pick_gallery"]
-
 RULE = (
     "Pictures are chosen by rule, each image once, in this order. "
     "Missed: positive images whose score stays below the decision threshold, or whose mask misses the lesion (Dice 0); "

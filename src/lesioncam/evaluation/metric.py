@@ -10,21 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = [
-    "FAMILIES",
-    "LEVELS",
-    "METRICS",
-    "ORACLE",
-    "Family",
-    "Metric",
-    "Task",
-    "family_of",
-    "is_lower_better",
-    "metric_of",
-    "shown_in",
-    "title_of",
-]
-
 Task = Literal["classification", "segmentation", "localisation"]
 Place = Literal["short", "controls", "compared", "groups", "sizes", "confidences"]
 """Where a metric is shown: short table, beside the controls, in comparisons, by subgroup, by size, by confidence."""

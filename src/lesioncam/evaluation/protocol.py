@@ -9,8 +9,6 @@ from typing import Protocol
 
 from lesioncam.errors import LesioncamError
 
-__all__ = ["TUNING", "Remembers", "check_roles", "key_mark", "patient_digest", "roles_digest"]
-
 TUNING = "val"
 """The only split on which a threshold, a calibration or a choice is made."""
 

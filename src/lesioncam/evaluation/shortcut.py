@@ -22,8 +22,6 @@ from lesioncam.functional.shortcut import (
     statistics_features,
 )
 
-__all__ = ["ALARMS", "PROBE_ALARM", "ProbeData", "Shortcut", "probe_data", "warnings"]
-
 ALARMS = {"outside_body": 0.2, "border": 0.5}
 """Shares of the positive evidence above which something is wrong."""
 

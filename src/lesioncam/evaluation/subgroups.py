@@ -19,8 +19,6 @@ from lesioncam.evaluation.metric import shown_in
 from lesioncam.evaluation.summary import own_method, summarise
 from lesioncam.lookup import find
 
-__all__ = ["SUBGROUPS", "strata_table", "subgroup_table"]
-
 SUBGROUPS = (
     "column",
     "group",

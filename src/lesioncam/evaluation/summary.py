@@ -25,28 +25,6 @@ from lesioncam.functional.metrics import (
     weighted_ratio,
 )
 
-__all__ = [
-    "METRIC_COLUMNS",
-    "CaseTable",
-    "Draws",
-    "Grid",
-    "Measure",
-    "best_control",
-    "case_tables",
-    "class_thresholds",
-    "curves",
-    "exclusive_groups",
-    "grid_of",
-    "kappa_measure",
-    "mean_measure",
-    "measure_rows",
-    "one_row",
-    "own_method",
-    "patient_draws",
-    "per_class",
-    "summarise",
-]
-
 METRIC_COLUMNS = ("task", "metric", "class", "method", "value", "low", "high", "n", "undefined", "threshold")
 """Columns of ``metrics.csv``."""
 

@@ -14,8 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from lesioncam.errors import OptionError
 
-__all__ = ["MEMORY", "in_batches"]
-
 T = TypeVar("T")
 
 MEMORY = 1 << 30

@@ -19,8 +19,6 @@ from lesioncam.options.poolings import AcamPool
 from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
 
-__all__ = ["LAYERLESS", "Explained", "Padded", "explain_samples", "maps_are_logits"]
-
 LAYERLESS = ("cam", "occlusion", "rise", "integrated_gradients", "smoothgrad", "clear")
 """Methods that look at no layer, or at one that is not for choosing."""
 

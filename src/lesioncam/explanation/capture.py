@@ -32,19 +32,6 @@ from lesioncam.explanation.layers import (
 )
 from lesioncam.explanation.twin import deep_twin, private
 
-__all__ = [
-    "Captured",
-    "LayerPass",
-    "NoPoolingError",
-    "Target",
-    "capture",
-    "output_of",
-    "quiet",
-    "ready",
-    "run_to_layer",
-    "scores_of",
-]
-
 Target = Callable[[Any], Tensor]
 """From the output of a model to scores ``(N, K)``."""
 

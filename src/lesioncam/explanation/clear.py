@@ -32,8 +32,6 @@ from lesioncam.functional.clear import CLASS_SCALES, REDUCTIONS, class_scale, do
 from lesioncam.lookup import find
 from lesioncam.types import ClassifierOutput
 
-__all__ = ["RULES", "SEEDS", "UNPOOLS", "ClearMaps", "ClearOptions", "clear"]
-
 RULES = ("linear", "deconvnet", "guided", "gradient")
 UNPOOLS = ("switches", "nearest")
 

@@ -30,8 +30,6 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
 from lesioncam.types import ClassifierOutput, Heatmaps
 
-__all__ = ["MAP_METHODS", "MapRequest", "explain"]
-
 _CHUNK, _ELEMENTS = 16, 2**26
 """Classes whose gradients are held at once: so many, and so many numbers (256 MB), whichever is less."""
 _FINE, _COARSE = 1e-4, 3e-2

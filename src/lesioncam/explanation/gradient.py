@@ -20,8 +20,6 @@ from lesioncam.errors import ModelError, OptionError
 from lesioncam.explanation.budget import MEMORY, in_batches
 from lesioncam.explanation.perturbation import Score, baseline_of
 
-__all__ = ["IntegratedGradients", "SmoothGrad", "completeness_error", "integrated_gradients", "smoothgrad"]
-
 RULES = ("gauss", "midpoint", "trapezoid")
 VARIANTS = ("signed", "squared")
 

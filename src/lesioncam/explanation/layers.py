@@ -22,18 +22,6 @@ from torch.overrides import TorchFunctionMode
 from lesioncam.errors import ModelError, OptionError
 from lesioncam.models.classifier import Classifier
 
-__all__ = [
-    "ActivationLayout",
-    "Head",
-    "LayerPlace",
-    "PoolingFinder",
-    "choose_layer",
-    "layout_of",
-    "named",
-    "spoken",
-    "unwrapped",
-]
-
 INPUT = "input of "
 """A name that begins with it means what goes into the module, not what comes out."""
 

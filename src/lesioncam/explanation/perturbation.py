@@ -19,8 +19,6 @@ from lesioncam.errors import OptionError
 from lesioncam.explanation.budget import MEMORY, in_batches
 from lesioncam.geometry import resize
 
-__all__ = ["Occlusion", "Rise", "Score", "ScoreCam", "ScoreKind", "baseline_of", "occlusion", "rise", "scorecam"]
-
 Score = Callable[[Tensor], Tensor]
 ScoreKind = Literal["logit", "probability"]
 

@@ -17,8 +17,6 @@ from lesioncam.errors import LesioncamError
 from lesioncam.explanation.capture import Target, quiet, run_to_layer
 from lesioncam.explanation.layers import choose_layer, unwrapped
 
-__all__ = ["Cells", "measure_cells"]
-
 _LEVEL = 100.0  # bright enough for SiLU and GELU to be straight lines
 _STRAIGHT = 1e-2  # largest share by which the answer to a sum may differ from the sum of the answers
 _GATES = ("squeeze", "semodule", "ecamodule", "cecamodule", "effectivese", "globalcontext", "cbam")

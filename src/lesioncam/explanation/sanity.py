@@ -23,8 +23,6 @@ from lesioncam.errors import LesioncamError, ModelError
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
 
-__all__ = ["Agreement", "CascadeStep", "agreement", "cascade", "map_similarity", "randomised", "repeatability"]
-
 Explain = Callable[[nn.Module], Tensor]
 """A model to its maps ``(N, K, *s)`` of images chosen beforehand."""
 

@@ -22,8 +22,6 @@ from torch.nn.parameter import is_lazy
 from lesioncam.errors import ModelError
 from lesioncam.explanation.layers import unwrapped
 
-__all__ = ["deep_twin", "private"]
-
 _ATOMS = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size, type})
 _CONTAINERS = frozenset({list, set, dict, OrderedDict})
 _UNUSED = frozenset(nn.Module().__dict__) - {"_forward_hooks", "_forward_pre_hooks"}

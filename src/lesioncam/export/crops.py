@@ -15,8 +15,6 @@ from lesioncam.files import write_with
 from lesioncam.segmentation.crops import Crop, hottest, square_crop
 from lesioncam.types import Component
 
-__all__ = ["COLUMNS", "Rows", "write_crops"]
-
 Rows = list[dict[str, str | float]]
 
 COLUMNS = ("image", "class", "crop", "box", "region", "peak", "scale")

@@ -13,8 +13,6 @@ from lesioncam.inference.scale import shown_scale
 from lesioncam.picture import Picture, VolumeGrid
 from lesioncam.types import CaseResult
 
-__all__ = ["PredictedImage", "gated_masks", "safe_name"]
-
 
 @dataclass(frozen=True)
 class PredictedImage:

@@ -34,8 +34,6 @@ from lesioncam.lookup import find
 from lesioncam.progress import Progress
 from lesioncam.types import CaseResult, Exam
 
-__all__ = ["Prediction", "prediction_rows", "write_predictions"]
-
 logger = logging.getLogger(__name__)
 
 

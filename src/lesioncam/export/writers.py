@@ -19,8 +19,6 @@ from lesioncam.files import write_arrays, write_with
 from lesioncam.functional.overlay import overlay
 from lesioncam.functional.slices import boxes_in, picture
 
-__all__ = ["WRITERS", "Writer"]
-
 Writer = Callable[[PredictedImage, Path], Rows]
 """``(image, folder)`` -> rows of crops.csv; a kind that has none returns an empty list."""
 

@@ -15,17 +15,6 @@ from torch import Tensor
 from lesioncam.functional.cam import class_maps
 from lesioncam.functional.pooling import avg_pool
 
-__all__ = [
-    "COMBINE",
-    "Attention",
-    "acam_maps",
-    "acam_pool",
-    "attention_pool",
-    "attention_scores",
-    "axis_attention",
-    "combined",
-]
-
 
 class Attention(NamedTuple):
     """Weights of an attention over places.

@@ -15,20 +15,6 @@ from lesioncam.errors import OptionError
 from lesioncam.functional.segmentation import components
 from lesioncam.types import Component
 
-__all__ = [
-    "CONVENTIONS",
-    "BoxOverlaps",
-    "Regions",
-    "box_iou",
-    "box_overlaps",
-    "component_boxes",
-    "from_inclusive",
-    "from_xywh",
-    "inside_boxes",
-    "regions",
-    "to_inclusive",
-]
-
 NAN = float("nan")
 
 CONVENTIONS = ("half_open", "wsol")

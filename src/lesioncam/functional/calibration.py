@@ -13,8 +13,6 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit, softmax
 
-__all__ = ["EPSILON", "fit_isotonic", "fit_platt", "fit_softmax_temperature", "fit_temperature", "log_odds"]
-
 EPSILON = 1e-6
 """Isotonic probabilities stay this far from 0 and 1: a finite sample proves neither."""
 

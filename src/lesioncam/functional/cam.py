@@ -15,8 +15,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["FORMULAS", "class_maps", "eigencam", "gradcam", "gradcam_pp", "hirescam", "layercam", "xgradcam"]
-
 
 def class_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""CAM: the linear head applied at every place, with its bias spread over the map, so that the mean is the logit.

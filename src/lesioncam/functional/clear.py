@@ -24,24 +24,6 @@ from lesioncam.errors import OptionError
 from lesioncam.functional.segmentation import components
 from lesioncam.lookup import find
 
-__all__ = [
-    "BOXES",
-    "CLASS_SCALES",
-    "DARK",
-    "PALETTES",
-    "REDUCTIONS",
-    "Region",
-    "Scale",
-    "attentive_box",
-    "brightness",
-    "class_scale",
-    "compose",
-    "dominant",
-    "palette",
-    "project",
-    "reduce_channels",
-]
-
 Scale = Literal["none", "softmax", "standardise"]
 Region = Literal["component", "window"]
 

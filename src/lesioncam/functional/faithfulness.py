@@ -19,8 +19,6 @@ from torch import Tensor
 
 from lesioncam.errors import GeometryError, OptionError
 
-__all__ = ["Curve", "Road", "blurred", "deletion", "impute", "insertion", "road"]
-
 Score = Callable[[Tensor], Tensor]
 
 

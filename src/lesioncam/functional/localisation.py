@@ -19,27 +19,6 @@ from lesioncam.errors import GeometryError, OptionError
 from lesioncam.functional.boxes import box_overlaps, regions
 from lesioncam.functional.segmentation import overlap_counts
 
-__all__ = [
-    "FALSE_POSITIVES",
-    "BoxCase",
-    "Froc",
-    "PixelCounts",
-    "box_average_precision",
-    "chestxray8_boxes",
-    "chestxray8_case",
-    "chexlocalize_iou",
-    "froc",
-    "hit",
-    "match_detections",
-    "max_box_acc",
-    "maxboxacc_v1",
-    "maxboxacc_v2",
-    "otsu_mask",
-    "pointing",
-    "pxap",
-    "wsol_unit",
-]
-
 FALSE_POSITIVES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 """False positives per image at which CPM reads the FROC curve."""
 

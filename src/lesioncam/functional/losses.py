@@ -15,21 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = [
-    "aucpr_loss",
-    "balanced_weights",
-    "bce_loss",
-    "cross_entropy_loss",
-    "effective_weights",
-    "equivariance_loss",
-    "focal_loss",
-    "negative_map_loss",
-    "positive_weights",
-    "reverse_gradient",
-    "softmax_weights",
-]
-
-
 # ---- classes on their own ------------------------------------------------------------------------------------------
 
 

@@ -13,27 +13,6 @@ import numpy as np
 
 from lesioncam.errors import OptionError
 
-__all__ = [
-    "ReliabilityCurve",
-    "auroc",
-    "average_precision",
-    "balanced_accuracy",
-    "brier",
-    "expected_calibration_error",
-    "f1_score",
-    "interval",
-    "kappa_quadratic",
-    "oracle_max_f1",
-    "patient_weights",
-    "pr_curve",
-    "probabilistic_f1",
-    "reliability_curve",
-    "roc_curve",
-    "sensitivity_at_specificity",
-    "weighted_mean",
-    "weighted_ratio",
-]
-
 _CHUNK = 4_000_000
 """Largest number of weights turned into float64 at once (32 MB)."""
 

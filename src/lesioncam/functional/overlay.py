@@ -15,8 +15,6 @@ from scipy import ndimage
 
 from lesioncam.errors import GeometryError, ImageError
 
-__all__ = ["PREDICTED", "TRUTH", "auto_zoom", "color_bar", "heat_layer", "line_layer", "overlay", "shrink"]
-
 PREDICTED = (86, 180, 233)
 """Sky blue (Okabe and Ito): what the model says, solid."""
 TRUTH = (240, 228, 66)

@@ -18,18 +18,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = [
-    "POOLINGS",
-    "avg_pool",
-    "exp_pool",
-    "linear_pool",
-    "lse_pool",
-    "max_pool",
-    "noisy_or_pool",
-    "pcam_pool",
-    "topq_pool",
-]
-
 _FAINT = -20.0
 """Below this logit ``softplus(s)`` is ``exp(s)`` but for the next term of its series, in float64 as well."""
 

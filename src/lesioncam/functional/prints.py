@@ -13,18 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-__all__ = [
-    "SIDE",
-    "WINDOWS",
-    "Candidates",
-    "Print",
-    "correlate",
-    "hash_candidates",
-    "image_print",
-    "mirrored",
-    "verify",
-]
-
 SIDE = 80
 """Side of a thumbnail, pixels."""
 

@@ -9,17 +9,6 @@ from scipy import ndimage
 
 from lesioncam.errors import GeometryError, OptionError
 
-__all__ = [
-    "MaskCounts",
-    "Overlap",
-    "components",
-    "counts_from_levels",
-    "dice_at_thresholds",
-    "mask_counts_at_thresholds",
-    "overlap_counts",
-    "threshold_levels",
-]
-
 _BINS = 1 << 14
 """Entries of the table that turns scores into levels: 32 kB, so it stays in the processor's fastest memory."""
 

@@ -17,16 +17,6 @@ from scipy import ndimage
 from lesioncam.errors import GeometryError
 from lesioncam.functional.segmentation import components
 
-__all__ = [
-    "Shares",
-    "body_mask",
-    "border_band",
-    "border_features",
-    "evidence_shares",
-    "probe_scores",
-    "statistics_features",
-]
-
 MARGIN = 0.05
 """Width of the border, as a share of each side."""
 

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Slice", "boxes_in", "picture", "shown_slice"]
-
 _THICK = 1.5
 """An axis counts as that of the slices where its voxels are so much longer than along the body."""
 

@@ -12,15 +12,6 @@ from scipy.spatial import KDTree
 from lesioncam.errors import GeometryError, OptionError
 from lesioncam.functional.segmentation import components
 
-__all__ = [
-    "LesionDetection",
-    "SurfaceDistances",
-    "lesion_detection",
-    "mask_boundary",
-    "surface_distances",
-    "volume_difference",
-]
-
 NAN = float("nan")
 
 

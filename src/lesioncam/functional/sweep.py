@@ -18,8 +18,6 @@ from scipy.sparse import csgraph
 from lesioncam.functional.boxes import box_iou
 from lesioncam.functional.segmentation import threshold_levels
 
-__all__ = ["BoxSweep", "box_sweep", "box_sweep_levels"]
-
 
 class BoxSweep(NamedTuple):
     """The best overlap with a true box at every threshold, ``(T,)`` float64 each; 0 where nothing is predicted.

@@ -17,8 +17,6 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Exam, Sample
 
-__all__ = ["ClassifierSubject", "best_device", "by_size", "device_of", "explained_samples"]
-
 _BATCH = {"cpu": 8, "cuda": 32}
 """Images that go through the network at once; of volumes a quarter."""
 

@@ -32,8 +32,6 @@ from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Calibration, Exam, Heatmap, Threshold
 
-__all__ = ["Ensemble", "average_views", "gather"]
-
 RULE = (
     "each member's image probabilities and probability maps (its own preprocessing and calibration), averaged over "
     "views and then over members; thresholds are the means of the members' thresholds"

@@ -12,8 +12,6 @@ from lesioncam.errors import ImageError
 from lesioncam.picture import Picture
 from lesioncam.types import Exam, Record
 
-__all__ = ["Source", "exam_of", "open_exam"]
-
 Source = str | Path | Picture | np.ndarray | Image.Image
 """A file (``file#index`` for one of several), a picture, an array ``(H, W)`` or ``(H, W, C)`` or of a volume, a Pillow
 image."""

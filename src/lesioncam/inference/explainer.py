@@ -26,8 +26,6 @@ from lesioncam.options.run import RunConfig
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Calibration, Exam
 
-__all__ = ["Explainer"]
-
 T = TypeVar("T")
 
 

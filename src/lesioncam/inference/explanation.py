@@ -17,8 +17,6 @@ from lesioncam.lookup import find
 from lesioncam.segmentation.crops import Crop, hottest, square_crop
 from lesioncam.types import Calibration, Component, Heatmap
 
-__all__ = ["Explanation"]
-
 
 @dataclass(frozen=True, eq=False)
 class Explanation:

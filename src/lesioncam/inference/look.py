@@ -17,8 +17,6 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.segmentation.mask import segment
 from lesioncam.types import CaseResult, Exam, Segmentation
 
-__all__ = ["Look", "analyse", "look"]
-
 
 class Look(NamedTuple):
     """One examination after its way.

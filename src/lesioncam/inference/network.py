@@ -27,8 +27,6 @@ from lesioncam.models.classifier import Classifier
 from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, Exam, Heatmap, Heatmaps, Sample
 
-__all__ = ["NetworkSubject"]
-
 
 @dataclass(frozen=True, eq=False)
 class NetworkSubject(Subject):

@@ -8,8 +8,6 @@ from scipy.special import softmax as _softmax
 
 from lesioncam.types import Calibration, Heatmap
 
-__all__ = ["image_probabilities", "shown_scale"]
-
 
 def shown_scale(heatmap: Heatmap, evidence: np.ndarray) -> Calibration:
     """The scale on which maps are painted and cut: the calibrated one, otherwise each map's own range.

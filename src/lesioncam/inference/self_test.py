@@ -18,8 +18,6 @@ from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.runs.card import AdoptedCard
 from lesioncam.types import Sample
 
-__all__ = ["SelfTest", "try_network"]
-
 _THREADS = 8
 _REPEATS = 3
 

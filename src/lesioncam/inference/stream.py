@@ -17,8 +17,6 @@ from lesioncam.inference.subject import Subject
 from lesioncam.progress import ahead
 from lesioncam.types import CaseResult, Exam
 
-__all__ = ["Failed", "Way", "results_of", "stream"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -13,8 +13,6 @@ from lesioncam.evaluation.protocol import Remembers
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Exam, Heatmap, Threshold
 
-__all__ = ["Answer", "Subject", "default_thresholds"]
-
 
 @dataclass(frozen=True)
 class Answer:

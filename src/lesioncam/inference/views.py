@@ -19,8 +19,6 @@ from lesioncam.lookup import find
 from lesioncam.picture import Picture
 from lesioncam.types import Heatmap, Sample
 
-__all__ = ["VIEWS", "View", "Views", "make_views"]
-
 Views = Literal["none", "flip", "ten-crop"]
 VIEWS: tuple[str, ...] = get_args(Views)
 """Ways to look at an image."""

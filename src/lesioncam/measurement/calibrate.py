@@ -29,9 +29,6 @@ from lesioncam.runs.table import run_table
 from lesioncam.segmentation.threshold import DEFAULT, THRESHOLDS, DiceSearch, decision_threshold, fitted_thresholds
 from lesioncam.types import Calibration, Heatmap, Threshold, Validation
 
-__all__ = ["calibrate", "check_scores", "map_scale", "settle"]
-
-
 DEFAULT_THRESHOLD = "default"
 """Where thresholds come from while they are being searched."""
 

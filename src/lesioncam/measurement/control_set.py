@@ -18,8 +18,6 @@ from lesioncam.runs.json_file import read_as
 from lesioncam.runs.summary import MapThreshold
 from lesioncam.types import Heatmap, Threshold
 
-__all__ = ["ControlSet"]
-
 _THRESHOLDS = TypeAdapter(dict[str, tuple[MapThreshold, ...]])
 """The content of ``controls.json``: control -> K thresholds."""
 

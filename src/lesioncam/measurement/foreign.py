@@ -29,8 +29,6 @@ from lesioncam.inference.subject import Answer, Subject
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Calibration, Exam, Heatmap, Record, Validation
 
-__all__ = ["ForeignMaps", "ForeignSubject", "foreign_scale"]
-
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".npz", ".npy", ".nii.gz", ".nii", ".png")

@@ -15,8 +15,6 @@ from lesioncam.runs.arrays import CaseArrays, CasePicture
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.gallery import Shown, write_gallery
 
-__all__ = ["write_pictures"]
-
 
 def write_pictures(folder: RunFolder, part: Part, cases: pd.DataFrame, threshold: str | float) -> None:
     """Pick and keep what a report needs to draw without images and model: ``gallery.csv`` and arrays with pictures.

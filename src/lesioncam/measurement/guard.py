@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from lesioncam.data.table.table import SPLITS, Table, digest
+from lesioncam.data.table.table import Table, digest
 from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.evaluation.protocol import check_roles, key_mark, roles_digest
 from lesioncam.inference.subject import Subject
 from lesioncam.measurement.part import digests_of
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.ledger import Ledger, open_split, side_file
-
-__all__ = ["check_columns", "check_seen", "count_look", "expect_ready", "table_roles"]
+from lesioncam.types import SPLITS
 
 
 def expect_ready(folder: RunFolder, table: Table, subject: Subject, split: str, threshold: str | float) -> None:
@@ -44,7 +43,7 @@ def check_seen(folder: RunFolder, table: Table, subject: Subject, split: str, ke
             f"{folder.table.name} is not the one this run began with: images, patients or splits were changed since. "
             "Restore it, or train again on the new split."
         )
-    members = {name: digests_of(table.split(name), key) for name in SPLITS}
+    members: dict[str, list[str]] = {name: digests_of(table.split(name), key) for name in SPLITS}
     return check_roles(members, split, subject.chosen, card.trained_on)
 
 

@@ -16,8 +16,6 @@ from lesioncam.measurement.part import Part
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.summary import Leak
 
-__all__ = ["keep_prints", "without_leaks"]
-
 _BEFORE = {"val": ("train",), "test": ("train", "val")}
 """Whose images a split must not repeat: those that were trained on, and those that anything was chosen on."""
 

@@ -15,8 +15,6 @@ from lesioncam.models.checkpoint import load_classifier
 from lesioncam.runs.card import MapsCard, read_card
 from lesioncam.runs.folder import RunFolder
 
-__all__ = ["load_subject"]
-
 
 def load_subject(folder: RunFolder, pooling: Callable[..., Tensor] | None = None) -> Subject:
     """What a run folder measures: its classifier, or the maps of another tool.

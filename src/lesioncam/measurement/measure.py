@@ -24,8 +24,6 @@ from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.summary import Sanity
 from lesioncam.runs.table import run_table
 
-__all__ = ["measure"]
-
 
 def measure(
     folder: RunFolder, split: str = "val", asked: MeasureOptions | None = None, *, progress: Progress = silent

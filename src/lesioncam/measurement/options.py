@@ -9,8 +9,6 @@ from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["MeasureOptions"]
-
 
 @dataclass(frozen=True)
 class MeasureOptions:

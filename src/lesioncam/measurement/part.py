@@ -23,8 +23,6 @@ from lesioncam.types import CaseResult, Exam, Record, Validation
 
 R = TypeVar("R")
 
-__all__ = ["Part", "Row", "Seen", "digests_of"]
-
 
 @dataclass(frozen=True)
 class Seen:

@@ -21,8 +21,6 @@ from lesioncam.models.classifier import Classifier
 from lesioncam.runs.summary import Faithfulness, FaithfulnessScores, LayerSimilarity, Sanity
 from lesioncam.types import Sample
 
-__all__ = ["sanity_of"]
-
 COMPARED, CASCADED, TRIED = 50, 8, 16
 """Images whose maps are compared with those of random weights; that are followed layer by layer; whose places are
 taken away and put back."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.table.table import SPLITS, Table
+from lesioncam.data.table.table import Table
 from lesioncam.data.table.targets import policy_table
 from lesioncam.evaluation.gallery import RULE
 from lesioncam.measurement.part import Part
@@ -24,8 +24,7 @@ from lesioncam.runs.summary import (
     Summary,
     Verified,
 )
-
-__all__ = ["Conduct", "summary_of"]
+from lesioncam.types import SPLITS
 
 
 @dataclass(frozen=True)

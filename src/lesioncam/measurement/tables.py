@@ -20,8 +20,6 @@ from lesioncam.measurement.walk import Walk
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.table import run_table
 
-__all__ = ["write_shortcut", "write_tables"]
-
 
 class _Drawn(TypedDict):
     """What every table with intervals is told."""

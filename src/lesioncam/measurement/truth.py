@@ -12,8 +12,6 @@ from lesioncam.data.io.image import read_mask, split_index
 from lesioncam.evaluation.cases import Truth
 from lesioncam.types import Box, Record
 
-__all__ = ["read_boxes", "read_masks", "read_readers", "read_truth"]
-
 
 def read_masks(
     record: Record, classes: Sequence[str], labels: Sequence[float], size: tuple[int, ...]

@@ -22,8 +22,6 @@ from lesioncam.runs.arrays import CaseArrays
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import Threshold
 
-__all__ = ["Walk"]
-
 
 class _Scored(NamedTuple):
     """What is kept of one image."""

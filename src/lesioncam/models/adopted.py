@@ -25,8 +25,6 @@ from lesioncam.files import write_text
 from lesioncam.models.weights import first_line
 from lesioncam.options.networks import AdoptConfig
 
-__all__ = ["build_adopted", "head_classes", "is_trusted", "trust"]
-
 TIMM = "timm"
 _LOADERS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 

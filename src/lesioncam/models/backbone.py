@@ -21,8 +21,6 @@ from lesioncam.models.weights import fill_partly, first_line, read_weights
 from lesioncam.options.networks import BackboneConfig
 from lesioncam.runs.folder import RunFolder
 
-__all__ = ["ALIASES", "Alias", "Backbone", "MultiscaleBackbone", "build_backbone", "measure_origin", "memory_format"]
-
 logger = logging.getLogger(__name__)
 
 

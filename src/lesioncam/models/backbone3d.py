@@ -21,8 +21,6 @@ from lesioncam.lookup import find
 from lesioncam.models.strides import factor, thin_out
 from lesioncam.options.networks import BackboneConfig
 
-__all__ = ["BUILDERS", "STRIDES", "Parts", "build_trunk"]
-
 STRIDES = (8, 16, 32)
 
 

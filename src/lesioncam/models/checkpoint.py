@@ -22,8 +22,6 @@ from lesioncam.runs.card import AdoptedCard, ModelCard, read_card, write_card
 from lesioncam.runs.folder import RunFolder
 from lesioncam.types import ClassifierOutput
 
-__all__ = ["TrainedClassifier", "load_classifier", "save_classifier"]
-
 
 class TrainedClassifier(torch.nn.Module):
     """A network with its card: ``classifier(images)`` gives logits and class maps in one forward pass.

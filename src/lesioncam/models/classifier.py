@@ -19,8 +19,6 @@ from lesioncam.options.poolings import NoisyOrPool
 from lesioncam.options.run import RunConfig
 from lesioncam.types import ClassifierOutput
 
-__all__ = ["Classifier", "build_classifier", "shrink_valid"]
-
 _CONVOLUTIONS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS: dict[int, type[nn.BatchNorm2d | nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 

@@ -16,8 +16,6 @@ from lesioncam.functional.pooling import POOLINGS
 from lesioncam.lookup import find
 from lesioncam.options.poolings import AcamPool, AttentionPool, CustomPool, Pooling, name_of
 
-__all__ = ["LEARNABLE", "AttentionPooling", "AxisAttentionPooling", "Pool", "PoolInput", "build_pool"]
-
 
 class PoolInput(NamedTuple):
     """What a pooling with weights of its own will be given.

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["factor", "thin_out"]
-
 _CONVS = (nn.Conv2d, nn.Conv3d)
 _MEANS = (nn.AvgPool2d, nn.AvgPool3d)
 _POOLS = (nn.MaxPool2d, nn.MaxPool3d, *_MEANS)

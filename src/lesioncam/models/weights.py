@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from lesioncam.errors import ModelError
 
-__all__ = ["fill", "fill_partly", "first_line", "read_weights"]
-
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")

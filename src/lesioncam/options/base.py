@@ -15,22 +15,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lesioncam.errors import OptionError
 from lesioncam.lookup import find
 
-__all__ = [
-    "BelowOne",
-    "Config",
-    "Fraction",
-    "Share",
-    "describe_kinds",
-    "from_text",
-    "kinds_of",
-    "parse_choice",
-    "parse_kind",
-    "read_yaml",
-    "validated",
-    "write_yaml",
-]
-
-
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 

@@ -11,9 +11,6 @@ from lesioncam.errors import OptionError
 from lesioncam.options.base import Config, read_yaml
 from lesioncam.options.removed import pass_over_removed
 
-__all__ = ["SOFT", "AugmentConfig", "PreprocessConfig", "ResizeCropConfig", "TableConfig"]
-
-
 SOFT = (0.55, 0.85)
 """What the policy ``soft`` draws from, where no interval is given (Pham et al. 2019)."""
 

@@ -9,8 +9,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from lesioncam.options.base import BelowOne, Config, parse_choice, validated
 from lesioncam.options.data import ResizeCropConfig
 
-__all__ = ["AdoptConfig", "BackboneConfig", "HeadConfig", "parse_backbone"]
-
 
 class AdoptConfig(Config):
     """A network of somebody else: what makes it, and what it takes."""

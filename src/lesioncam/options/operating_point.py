@@ -8,8 +8,6 @@ from math import isfinite
 from lesioncam.errors import OptionError
 from lesioncam.lookup import find
 
-__all__ = ["OperatingRule", "parse_rule"]
-
 _RULES = {
     "youden": "no value; write 'youden' alone",
     "sensitivity": "a share above 0, at most 1; write for instance 'sensitivity=0.9'",

@@ -10,27 +10,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from lesioncam.lookup import find
 from lesioncam.options.base import Config, Fraction, kinds_of, parse_choice, validated
 
-__all__ = [
-    "POOLING_KINDS",
-    "POOLING_TYPES",
-    "PRESETS",
-    "AcamPool",
-    "AttentionPool",
-    "AvgPool",
-    "CustomPool",
-    "ExpPool",
-    "LinearPool",
-    "LsePool",
-    "MaxPool",
-    "NoisyOrPool",
-    "PcamPool",
-    "Pooling",
-    "PoolingConfig",
-    "TopqPool",
-    "name_of",
-    "parse_pooling",
-]
-
 
 class PoolingConfig(Config):
     """All about one pooling but its mathematics: options, words for a methods section, paper, published options.

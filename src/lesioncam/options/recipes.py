@@ -20,17 +20,6 @@ from lesioncam.options.base import Config, validated
 from lesioncam.options.removed import drop_removed
 from lesioncam.options.run import RunConfig
 
-__all__ = [
-    "Recipe",
-    "RecipeAbout",
-    "describe_recipe",
-    "list_recipes",
-    "load_config",
-    "load_recipe",
-    "load_run_config",
-    "recipe_files",
-]
-
 _PLACES = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 """In an installed package, and in a checkout."""
 

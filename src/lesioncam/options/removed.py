@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from lesioncam.errors import OptionError
 
-__all__ = ["REMOVED", "Removed", "drop_removed", "pass_over_removed", "refuse_removed"]
-
 
 class Removed(NamedTuple):
     """Where an option was, its default, and what to use instead."""

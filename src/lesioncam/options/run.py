@@ -29,21 +29,6 @@ from lesioncam.options.training import (
     Schedule,
 )
 
-__all__ = [
-    "CHOICES",
-    "EVERYDAY",
-    "GROUPS",
-    "MAPS",
-    "OPTION_HOMES",
-    "CalibrationKind",
-    "MapMethod",
-    "OperatingPoint",
-    "RunConfig",
-    "Task",
-    "make_config",
-]
-
-
 Task = Literal["auto", "multilabel", "multiclass", "ordinal"]
 
 

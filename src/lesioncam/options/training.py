@@ -9,28 +9,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from lesioncam.options.base import BelowOne, Config, Fraction, Share, kinds_of
 from lesioncam.options.removed import pass_over_removed
 
-__all__ = [
-    "LOSSES",
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "AdamOptimizer",
-    "AdamwOptimizer",
-    "AidsConfig",
-    "AucprLoss",
-    "BceLoss",
-    "ClassBalancedLoss",
-    "ConstantSchedule",
-    "CosineSchedule",
-    "FocalLoss",
-    "Loss",
-    "OneCycleSchedule",
-    "Optimizer",
-    "PlateauSchedule",
-    "Schedule",
-    "SgdOptimizer",
-    "StepSchedule",
-]
-
 
 class BceLoss(Config):
     """Cross-entropy: binary per class, or of the softmax where classes exclude each other."""

@@ -23,7 +23,6 @@ from lesioncam.options.run import CHOICES, OPTION_HOMES, RunConfig, make_config
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Choice", "Trial", "changed", "label_of", "read_vary", "split_values", "trials_of"]
 
 OwnPool: TypeAlias = "Callable[..., Tensor]"
 """A pooling of the user's own, ``f(class_maps) -> logits``."""

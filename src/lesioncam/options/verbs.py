@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["VERBS"]
-
 VERBS = {
     "demo": "see it work: phantom, three minutes, no data, no network",
     "index": "make a table: a folder (one sub-folder a class), or a known public set by name",

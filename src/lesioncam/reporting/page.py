@@ -15,8 +15,6 @@ from lesioncam.evaluation.metric import title_of
 from lesioncam.reporting.comparison.rows import p_text, signed
 from lesioncam.reporting.words.words import class_name, method_name, number
 
-__all__ = ["data_uri", "program_version", "render"]
-
 
 def render(template: str, **content: object) -> str:
     """A page of ``reporting/templates`` as HTML; a name that the template does not find is an error."""

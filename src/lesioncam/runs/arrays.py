@@ -12,8 +12,6 @@ from lesioncam.functional.slices import Slice
 from lesioncam.geometry import Geometry
 from lesioncam.types import CaseResult
 
-__all__ = ["CaseArrays", "CasePicture"]
-
 
 @dataclass(frozen=True)
 class CasePicture:

@@ -22,18 +22,6 @@ from lesioncam.options.run import RunConfig
 from lesioncam.runs.json_file import JsonFile, damaged
 from lesioncam.types import Calibration, Chosen, Threshold
 
-__all__ = [
-    "AdoptedCard",
-    "Card",
-    "ClassifierCard",
-    "MapsCard",
-    "ModelCard",
-    "TrainingRecord",
-    "read_card",
-    "read_training",
-    "write_card",
-]
-
 FORMAT = 2
 
 

@@ -17,8 +17,6 @@ from lesioncam.runs.source import Source
 from lesioncam.runs.state import RunState
 from lesioncam.runs.summary import Summary
 
-__all__ = ["RunFolder", "run_key"]
-
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -11,8 +11,6 @@ import pandas as pd
 from lesioncam.errors import RunError
 from lesioncam.files import write_with
 
-__all__ = ["Shown", "read_gallery", "write_gallery"]
-
 _COLUMNS = {"image": "image", "label": "class", "group": "group", "reason": "reason", "file": "file"}
 
 

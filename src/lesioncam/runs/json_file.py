@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from lesioncam.errors import RunError
 from lesioncam.files import read_json, write_json
 
-__all__ = ["JsonFile", "damaged", "read_as"]
-
 T = TypeVar("T")
 
 

@@ -19,8 +19,6 @@ from lesioncam.errors import RunError
 from lesioncam.files import read_json
 from lesioncam.runs.json_file import JsonFile
 
-__all__ = ["Ledger", "Opening", "open_split", "read_ledger", "side_file"]
-
 
 @dataclass(frozen=True)
 class Opening:

@@ -15,8 +15,6 @@ from pydantic import Field
 from lesioncam import __version__
 from lesioncam.runs.json_file import JsonFile
 
-__all__ = ["Provenance", "collect"]
-
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scipy", "pandas", "scikit-image", "pydantic")
 
 

@@ -12,8 +12,6 @@ from pydantic import Field
 
 from lesioncam.runs.json_file import JsonFile
 
-__all__ = ["EvidenceShare", "ProbeAuroc", "ShortcutPanel", "SuspectImage"]
-
 
 @dataclass(frozen=True)
 class EvidenceShare:

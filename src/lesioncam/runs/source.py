@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from lesioncam.runs.json_file import JsonFile
 
-__all__ = ["Source"]
-
 
 class Source(JsonFile):
     """Paths relative to the run folder; private, like the rest of ``log``."""

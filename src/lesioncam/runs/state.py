@@ -6,8 +6,6 @@ from typing import Literal
 
 from lesioncam.runs.json_file import JsonFile
 
-__all__ = ["RunState"]
-
 
 class RunState(JsonFile):
     """How far a run is.

@@ -12,20 +12,6 @@ from pydantic import BeforeValidator, Field
 
 from lesioncam.runs.json_file import JsonFile
 
-__all__ = [
-    "CalibrationKinds",
-    "Faithfulness",
-    "FaithfulnessScores",
-    "HealthyCold",
-    "LayerSimilarity",
-    "Leak",
-    "LedgerCount",
-    "MapThreshold",
-    "Sanity",
-    "Summary",
-    "Verified",
-]
-
 
 @dataclass(frozen=True)
 class MapThreshold:

@@ -6,8 +6,6 @@ from lesioncam.data.table.table import Table, read_table
 from lesioncam.errors import RunError
 from lesioncam.runs.folder import RunFolder
 
-__all__ = ["run_table"]
-
 
 def run_table(folder: RunFolder) -> Table:
     """The run's own copy of its table, read as it was read at first.

@@ -11,8 +11,6 @@ from lesioncam.errors import OptionError
 from lesioncam.geometry import Geometry
 from lesioncam.types import Component
 
-__all__ = ["Crop", "hottest", "square_crop"]
-
 
 @dataclass(frozen=True)
 class Crop:

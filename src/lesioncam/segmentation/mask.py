@@ -12,8 +12,6 @@ from lesioncam.lookup import find
 from lesioncam.segmentation.segmenters import SEGMENTERS, Evidence
 from lesioncam.types import Calibration, Component, Heatmap, Segmentation, Threshold
 
-__all__ = ["binarise", "segment"]
-
 
 def segment(
     heatmap: Heatmap,

@@ -9,8 +9,6 @@ import numpy as np
 
 from lesioncam.types import Calibration, Threshold
 
-__all__ = ["SEGMENTERS", "Evidence", "Segmenter", "threshold_masks"]
-
 
 @dataclass(frozen=True)
 class Evidence:

@@ -11,15 +11,6 @@ from lesioncam.functional.segmentation import dice_at_thresholds
 from lesioncam.options.operating_point import OperatingRule, parse_rule
 from lesioncam.types import Threshold, Validation
 
-__all__ = [
-    "DEFAULT",
-    "THRESHOLDS",
-    "DiceSearch",
-    "Fit",
-    "decision_threshold",
-    "fitted_thresholds",
-]
-
 DEFAULT = 0.5
 """The threshold where there is nothing to fit one on."""
 

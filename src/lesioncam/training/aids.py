@@ -24,20 +24,6 @@ from lesioncam.options.run import RunConfig
 from lesioncam.options.training import AidsConfig
 from lesioncam.types import Batch, ClassifierOutput
 
-__all__ = [
-    "Lattice",
-    "Warp",
-    "disagreement",
-    "draw_warp",
-    "erase",
-    "hottest",
-    "lattice_of",
-    "second_view",
-    "step_rng",
-    "stretch",
-    "warp_images",
-]
-
 _STREAM = 104_729  # keeps these draws apart from order and augmentation
 _WHOLE = 0.99  # a place counts as image where all but a hundredth of what it is interpolated from is
 

@@ -30,8 +30,6 @@ from lesioncam.options.run import RunConfig
 from lesioncam.runs.folder import RunFolder
 from lesioncam.training.losses import build_loss
 
-__all__ = ["Fitted", "Plan", "calm", "fit", "plan"]
-
 logger = logging.getLogger(__name__)
 
 _QUIET = (

@@ -21,8 +21,6 @@ from lesioncam.functional.losses import (
 from lesioncam.options.run import RunConfig
 from lesioncam.options.training import AucprLoss, BceLoss, ClassBalancedLoss, FocalLoss
 
-__all__ = ["WARM_UP", "AucprBound", "BinaryCrossEntropy", "ImageLoss", "SoftmaxCrossEntropy", "build_loss"]
-
 WARM_UP = 1
 """Epochs of cross-entropy before the AUCPR bound: its multipliers mean little while scores are noise (our choice)."""
 

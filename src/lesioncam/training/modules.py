@@ -34,8 +34,6 @@ from lesioncam.training.aids import Warp, disagreement, erase_hottest, lattice_o
 from lesioncam.training.losses import ImageLoss
 from lesioncam.types import Batch
 
-__all__ = ["ClassifierModule", "LearningCurves", "StopOnRequest", "laid_out", "make_optimizer", "make_schedule"]
-
 TIE = 1e-4
 """Epochs are ranked by validation AUROC or kappa; this much of the loss decides where it is equal, as when it is 1."""
 

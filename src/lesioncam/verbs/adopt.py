@@ -39,8 +39,6 @@ from lesioncam.types import Threshold
 from lesioncam.verbs.begin import path_of, refuse_existing, remember_source, set_state, start
 from lesioncam.verbs.steps import Run, checked
 
-__all__ = ["Adopted", "adopt"]
-
 _TRIED = 4
 
 

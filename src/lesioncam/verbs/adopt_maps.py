@@ -19,8 +19,6 @@ from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 from lesioncam.types import Threshold
 
-__all__ = ["adopt_maps"]
-
 
 def adopt_maps(folder: RunFolder, root: Path, name: str, progress: Progress) -> None:
     """Choose scale and thresholds of another tool's maps on validation, and write them down.

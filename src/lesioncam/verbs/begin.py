@@ -20,8 +20,6 @@ from lesioncam.runs.provenance import collect
 from lesioncam.runs.source import Source
 from lesioncam.runs.state import RunState
 
-__all__ = ["path_of", "refuse_existing", "remember_source", "set_state", "start"]
-
 
 def refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
     """Nothing is written over what is no run, nor over a run without being told.

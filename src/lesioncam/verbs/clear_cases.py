@@ -31,8 +31,6 @@ from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.table import run_table
 from lesioncam.types import Record
 
-__all__ = ["ClearAsked", "clear_figures"]
-
 
 @dataclass(frozen=True)
 class ClearAsked:

@@ -11,11 +11,9 @@ from lesioncam import __version__
 from lesioncam.data.sources import SOURCES
 from lesioncam.evaluation.metric import METRICS
 from lesioncam.options.poolings import POOLING_TYPES
-from lesioncam.options.recipes import recipe_files
+from lesioncam.options.recipes import load_recipe, recipe_files
 from lesioncam.options.run import EVERYDAY, GROUPS, MAPS, OPTION_HOMES, RunConfig
 from lesioncam.options.verbs import VERBS
-
-__all__ = ["Info", "info", "info_text"]
 
 
 class Info(TypedDict):
@@ -75,6 +73,11 @@ def _option(name: str, group: str) -> dict[str, object]:
         "help": " ".join((field.description or "").split()),
         "everyday": everyday,
     }
+
+
+def _summary(name: str) -> str:
+    about = load_recipe(name).about
+    return "" if about is None else about.summary
 
 
 def info_text(about: Info) -> str:

@@ -13,8 +13,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-__all__ = ["Ended", "side_by_side"]
-
 
 @dataclass(frozen=True)
 class Ended:

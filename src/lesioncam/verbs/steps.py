@@ -15,7 +15,7 @@ import pandas as pd
 
 from lesioncam.data.table.check import CheckReport, check_table, require, require_axes
 from lesioncam.data.table.split import split_table
-from lesioncam.data.table.table import SPLITS, Table, read_table
+from lesioncam.data.table.table import Table, read_table
 from lesioncam.data.table.targets import check_task, targets_of
 from lesioncam.errors import OptionError, RunError, TableError
 from lesioncam.evaluation.protocol import key_mark
@@ -41,23 +41,9 @@ from lesioncam.runs.card import ClassifierCard, ModelCard, TrainingRecord
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 from lesioncam.training.fit import Plan, fit, plan
-from lesioncam.types import CaseResult, Chosen
+from lesioncam.types import SPLITS, CaseResult, Chosen
 from lesioncam.verbs.adopt_maps import adopt_maps
 from lesioncam.verbs.begin import path_of, refuse_existing, remember_source, set_state, start
-
-__all__ = [
-    "Prepared",
-    "Run",
-    "demo",
-    "evaluate",
-    "evaluate_maps",
-    "plan_run",
-    "predict",
-    "prepare",
-    "report",
-    "run",
-    "train",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from lesioncam.data.table.check import check_table, require
 from lesioncam.data.table.split import split_folds, use_fold
-from lesioncam.data.table.table import SPLITS, Table, digest, read_table
+from lesioncam.data.table.table import Table, digest, read_table
 from lesioncam.data.table.targets import check_task
 from lesioncam.errors import LesioncamError, OptionError, RunError, TableError
 from lesioncam.evaluation.controls import is_method
@@ -35,11 +35,10 @@ from lesioncam.options.run import RunConfig, make_config
 from lesioncam.options.variation import Trial, read_vary, trials_of
 from lesioncam.runs.folder import RunFolder
 from lesioncam.training.fit import plan as plan_training
+from lesioncam.types import SPLITS
 from lesioncam.verbs.begin import path_of, remember_source
 from lesioncam.verbs.jobs import Ended, side_by_side
 from lesioncam.verbs.steps import Prepared, prepare, run
-
-__all__ = ["METRICS", "Sweep", "SweepPlan", "estimate", "plan_sweep", "run_sweep", "summarise_sweep", "sweep"]
 
 logger = logging.getLogger(__name__)
 

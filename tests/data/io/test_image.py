@@ -10,15 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lesioncam.data.io.image import (
-    ImageInfo,
-    image_info,
-    read_cjdata,
-    read_mask,
-    read_picture,
-    split_index,
-    validate_image,
-)
+from lesioncam.data.io.base import ImageInfo
+from lesioncam.data.io.image import image_info, read_cjdata, read_mask, read_picture, split_index, validate_image
 from lesioncam.errors import ImageError
 from lesioncam.picture import Picture
 

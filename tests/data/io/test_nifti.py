@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lesioncam.data.io.image import ImageInfo, image_info, read_mask, read_picture, validate_image
+from lesioncam.data.io.base import ImageInfo
+from lesioncam.data.io.image import image_info, read_mask, read_picture, validate_image
 from lesioncam.data.io.nifti import read_grid, save_nifti
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import ImageError, LesioncamError

@@ -14,8 +14,9 @@ from lesioncam.data.table.split import (
     split_table,
     use_fold,
 )
-from lesioncam.data.table.table import SPLITS, Table, read_table, write_table
+from lesioncam.data.table.table import Table, read_table, write_table
 from lesioncam.errors import OptionError, TableError
+from lesioncam.types import SPLITS
 
 
 def make(states, patients, rule="column patient"):

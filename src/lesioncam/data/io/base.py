@@ -13,8 +13,6 @@ import numpy.typing as npt
 from lesioncam.errors import ImageError
 from lesioncam.picture import Picture
 
-__all__ = ["ImageInfo", "Reader", "UnknownFormatError", "kept", "kept_name", "lesion_of", "pick"]
-
 _KEPT = {"uint8", "uint16", "int16", "float32"}
 
 

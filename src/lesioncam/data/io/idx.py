@@ -17,8 +17,6 @@ from lesioncam.data.io.base import ImageInfo, UnknownFormatError, kept, kept_nam
 from lesioncam.errors import ImageError
 from lesioncam.picture import Picture
 
-__all__ = ["FORMATS", "SUFFIXES", "info", "read", "read_mask", "recognises"]
-
 FORMATS = "idx (.gz)"
 SUFFIXES = ()
 _NAME = re.compile(r"(?:[.-]idx\d?(?:-ubyte)?(?:\.gz)?|\.gz)$", re.IGNORECASE)

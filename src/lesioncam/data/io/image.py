@@ -22,18 +22,6 @@ from lesioncam.data.io.base import ImageInfo, Reader, UnknownFormatError
 from lesioncam.errors import ImageError
 from lesioncam.picture import Picture, by_x
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "READERS",
-    "ImageInfo",
-    "image_info",
-    "read_cjdata",
-    "read_mask",
-    "read_picture",
-    "split_index",
-    "validate_image",
-]
-
 READERS: dict[str, Reader] = {"nifti": nifti, "mat": mat, "idx": idx, "tiff": tiff, "pillow": pillow}
 """Kinds of file. The first that recognises a file reads it; the last takes what nobody else knows."""
 

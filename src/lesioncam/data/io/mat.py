@@ -17,7 +17,6 @@ from lesioncam.picture import Picture
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["FORMATS", "SUFFIXES", "BrainSlice", "info", "read", "read_mask", "read_slice", "recognises"]
 
 FORMATS = "MATLAB v7.3 with cjdata (.mat)"
 SUFFIXES = (".mat",)

@@ -16,7 +16,6 @@ from lesioncam.picture import Picture, VolumeGrid, by_x
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["FORMATS", "SUFFIXES", "info", "read", "read_grid", "read_mask", "recognises", "save_nifti", "stem_of"]
 
 FORMATS = "NIfTI (.nii, .nii.gz)"
 SUFFIXES = (".nii", ".nii.gz")

@@ -13,8 +13,6 @@ from lesioncam.data.io.base import ImageInfo, kept, lesion_of, pick
 from lesioncam.errors import ImageError
 from lesioncam.picture import Picture
 
-__all__ = ["FORMATS", "SUFFIXES", "decode", "facts_of", "info", "open_page", "read", "read_mask", "recognises"]
-
 FORMATS = "PNG, JPEG, BMP, PGM/PPM"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 _PILLOW = ("PNG", "JPEG", "TIFF", "BMP", "PPM")

@@ -16,7 +16,6 @@ from lesioncam.picture import Picture
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = ["FORMATS", "SUFFIXES", "info", "read", "read_mask", "recognises"]
 
 FORMATS = "TIFF"
 SUFFIXES = (".tif", ".tiff")

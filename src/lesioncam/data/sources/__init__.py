@@ -7,13 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from lesioncam.data.sources import br35h, figshare_brain, folder, idrid, mnist, nih_cxr
-from lesioncam.data.sources.base import Source, SourceInfo
+from lesioncam.data.sources.base import Source
 from lesioncam.data.table.table import relative_to
 from lesioncam.errors import OptionError, TableError
 from lesioncam.files import write_with
 from lesioncam.lookup import find
-
-__all__ = ["SOURCES", "Source", "SourceInfo", "describe_source", "index_source", "write_index"]
 
 SOURCES = {
     "folder": Source(folder.INFO, folder.table),

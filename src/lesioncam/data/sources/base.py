@@ -10,8 +10,6 @@ import pandas as pd
 
 from lesioncam.errors import TableError
 
-__all__ = ["NO_PATIENT", "Source", "SourceInfo", "last_share", "not_found"]
-
 NO_PATIENT = "patient (none)"
 """Header of a column, left blank, by which a table says that nobody knows who is who (as ``--patient-from none``)."""
 

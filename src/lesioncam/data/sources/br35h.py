@@ -13,10 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from lesioncam.data.sources.base import NO_PATIENT, SourceInfo, not_found
-from lesioncam.data.table.table import read_cells
+from lesioncam.data.table.cells import read_cells
 from lesioncam.errors import TableError
-
-__all__ = ["INFO", "table"]
 
 INFO = SourceInfo(
     name="br35h",

@@ -18,10 +18,8 @@ import pandas as pd
 
 from lesioncam.data.io.image import read_cjdata
 from lesioncam.data.sources.base import SourceInfo
-from lesioncam.data.table.table import read_cells
+from lesioncam.data.table.cells import read_cells
 from lesioncam.errors import ImageError, TableError
-
-__all__ = ["BLOCK", "INFO", "LABELS", "table"]
 
 LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 """Codes of the published files; relabelled copies use others."""

@@ -26,10 +26,9 @@ import pandas as pd
 from lesioncam.data.io.image import IMAGE_SUFFIXES
 from lesioncam.data.io.nifti import stem_of
 from lesioncam.data.sources.base import SourceInfo
-from lesioncam.data.table.table import natural_key, read_cells
+from lesioncam.data.table.cells import read_cells
+from lesioncam.data.table.labels import natural_key
 from lesioncam.errors import TableError
-
-__all__ = ["INFO", "join", "table"]
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,9 @@ from pathlib import Path
 import pandas as pd
 
 from lesioncam.data.sources.base import NO_PATIENT, SourceInfo, last_share, not_found
-from lesioncam.data.table.table import natural_key, read_cells
+from lesioncam.data.table.cells import read_cells
+from lesioncam.data.table.labels import natural_key
 from lesioncam.errors import TableError
-
-__all__ = ["INFO", "LESIONS", "LESIONS_INFO", "VAL_SHARE", "lesion_table", "table"]
 
 VAL_SHARE = 0.2
 """The end of the published training images that becomes val."""

@@ -17,8 +17,6 @@ import pandas as pd
 from lesioncam.data.sources.base import NO_PATIENT, SourceInfo, last_share, not_found
 from lesioncam.errors import TableError
 
-__all__ = ["INFO", "VAL_SHARE", "table"]
-
 VAL_SHARE = 0.1
 """The end of the train file that becomes val."""
 

@@ -22,10 +22,8 @@ import pandas as pd
 
 from lesioncam.data.io.image import IMAGE_SUFFIXES, image_info
 from lesioncam.data.sources.base import SourceInfo, not_found
-from lesioncam.data.table.table import read_cells
+from lesioncam.data.table.cells import read_cells
 from lesioncam.errors import TableError
-
-__all__ = ["FINDINGS", "INFO", "NO_FINDING", "table"]
 
 logger = logging.getLogger(__name__)
 

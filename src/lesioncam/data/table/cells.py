@@ -9,8 +9,6 @@ import pandas as pd
 
 from lesioncam.errors import TableError
 
-__all__ = ["read_cells"]
-
 
 def read_cells(path: Path) -> pd.DataFrame:
     """All cells of a CSV or Parquet file as stripped text; the index is the row number of a spreadsheet.

@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 
 from lesioncam.data.io import nifti
-from lesioncam.data.io.image import ImageInfo, read_mask, read_picture, split_index, validate_image
+from lesioncam.data.io.base import ImageInfo
+from lesioncam.data.io.image import read_mask, read_picture, split_index, validate_image
 from lesioncam.data.table.duplicates import Pair, Prints, find_duplicates, one_thread_each
-from lesioncam.data.table.table import SPLITS, Problem, Table
+from lesioncam.data.table.sheet import Problem
+from lesioncam.data.table.table import Table
 from lesioncam.data.table.targets import policy_table, targets_of
 from lesioncam.errors import ImageError, TableError
 from lesioncam.functional.prints import Print, image_print
 from lesioncam.options.base import validated
 from lesioncam.options.data import TableConfig
 from lesioncam.picture import VolumeGrid
-from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, Record
-
-__all__ = ["CheckReport", "Problem", "check_table", "require", "require_axes"]
+from lesioncam.types import NEGATIVE, POSITIVE, SPLITS, UNCERTAIN, Record
 
 _WARNINGS = frozenset(
     {

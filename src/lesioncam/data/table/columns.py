@@ -13,25 +13,8 @@ import pandas as pd
 
 from lesioncam.data.table.sheet import Problem, Sheet, hint_at, written_rule
 from lesioncam.errors import OptionError
-from lesioncam.types import Box
+from lesioncam.types import SPLITS, Box
 
-__all__ = [
-    "SPLITS",
-    "join_paths",
-    "objects_of",
-    "plain_number",
-    "read_boxes",
-    "read_ids",
-    "read_masks",
-    "read_patients",
-    "read_readers",
-    "read_split",
-    "read_verified",
-    "text_or_none",
-]
-
-
-SPLITS = ("train", "val", "test")
 """The three roles of data; a split column holds nothing else."""
 _SUFFIX = r"\.[A-Za-z][A-Za-z0-9]*(?:\.gz)?(?=(?:#\d+)?$)"
 _NO_MASKS: Mapping[str, tuple[str, ...]] = {}

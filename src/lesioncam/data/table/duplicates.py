@@ -28,19 +28,6 @@ from lesioncam.errors import ImageError, RunError
 from lesioncam.files import write_with
 from lesioncam.functional.prints import SIDE, WINDOWS, Candidates, Print, correlate, hash_candidates, image_print
 
-__all__ = [
-    "CORRELATION",
-    "RADIUS",
-    "Pair",
-    "Prints",
-    "collect_prints",
-    "duplicate_groups",
-    "find_duplicates",
-    "load_prints",
-    "match_prints",
-    "save_prints",
-]
-
 RADIUS = 12
 """Bits of 64 in which the hashes of a candidate may differ."""
 CORRELATION = 0.86

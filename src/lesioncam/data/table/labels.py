@@ -13,9 +13,6 @@ from lesioncam.data.table.sheet import PREFIXES, Problem, Sheet, hint_at, neares
 from lesioncam.errors import TableError
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, UNKNOWN
 
-__all__ = ["Labels", "natural_key", "read_labels"]
-
-
 _CELLS = {"": UNKNOWN, "nan": UNKNOWN, "1": POSITIVE, "0": NEGATIVE, "-1": UNCERTAIN}
 _CELLS |= {"true": POSITIVE, "false": NEGATIVE}
 _CELLS |= {f"{cell}.0": state for cell, state in _CELLS.items() if cell.lstrip("-").isdigit()}

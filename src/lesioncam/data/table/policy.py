@@ -12,8 +12,6 @@ from lesioncam.lookup import find
 from lesioncam.options.data import TableConfig
 from lesioncam.types import NEGATIVE, UNCERTAIN, UNKNOWN
 
-__all__ = ["Targets", "make_targets"]
-
 _STREAM = 104_729  # keeps the draws of soft labels apart from order and augmentation
 _DEVICES = re.compile(r"support[ _-]?devices?", re.IGNORECASE)
 _YES = frozenset({"1", "1.0", "true"})

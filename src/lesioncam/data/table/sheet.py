@@ -15,21 +15,6 @@ from lesioncam.data.table.cells import read_cells
 from lesioncam.errors import OptionError, TableError
 from lesioncam.options.data import TableConfig
 
-__all__ = [
-    "MASKS",
-    "NAMES",
-    "PREFIXES",
-    "TEXTS",
-    "Problem",
-    "Sheet",
-    "hint_at",
-    "nearest_of",
-    "open_sheet",
-    "way_out",
-    "written_rule",
-]
-
-
 TEXTS = ("study", "view", "laterality")
 NAMES = ("image", "label", "id", "patient", *TEXTS, "split", "mask", "boxes", "verified")
 MASKS = ("mask:", "mask@")

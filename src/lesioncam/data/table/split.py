@@ -16,20 +16,9 @@ import numpy as np
 import pandas as pd
 
 from lesioncam.data.table.duplicates import Pair, duplicate_groups
-from lesioncam.data.table.table import SPLITS, Table
+from lesioncam.data.table.table import Table
 from lesioncam.errors import OptionError, TableError
-from lesioncam.types import POSITIVE
-
-__all__ = [
-    "SideSplit",
-    "group_rows",
-    "hold_out",
-    "require_patients",
-    "split_by_date",
-    "split_folds",
-    "split_table",
-    "use_fold",
-]
+from lesioncam.types import POSITIVE, SPLITS
 
 _TRIES = 2000
 """Moves after which the search for a rare class in each split ends; overlapping classes may allow none."""

@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.table.cells import read_cells
 from lesioncam.data.table.columns import (
-    SPLITS,
     join_paths,
     objects_of,
     plain_number,
@@ -33,27 +31,14 @@ from lesioncam.data.table.columns import (
     read_verified,
     text_or_none,
 )
-from lesioncam.data.table.labels import Labels, natural_key, read_labels
+from lesioncam.data.table.labels import Labels, read_labels
 from lesioncam.data.table.policy import make_targets
 from lesioncam.data.table.sheet import NAMES, PREFIXES, TEXTS, Problem, Sheet, open_sheet, written_rule
 from lesioncam.errors import OptionError
 from lesioncam.files import write_with
 from lesioncam.options.base import validated
 from lesioncam.options.data import TableConfig
-from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, Box, Record
-
-__all__ = [
-    "SPLITS",
-    "Problem",
-    "Table",
-    "digest",
-    "natural_key",
-    "read_cells",
-    "read_table",
-    "relative_to",
-    "write_table",
-]
-
+from lesioncam.types import NEGATIVE, POSITIVE, SPLITS, UNCERTAIN, Box, Record
 
 _STATES = {POSITIVE: "1", NEGATIVE: "0", UNCERTAIN: "-1"}
 

@@ -19,8 +19,6 @@ from lesioncam.options.data import TableConfig
 from lesioncam.options.run import Task
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, UNKNOWN
 
-__all__ = ["check_task", "policy_table", "targets_of"]
-
 _STREAM = 104_729  # keeps the draws of soft labels apart from order and augmentation
 _DEVICES = re.compile(r"support[ _-]?devices?", re.IGNORECASE)
 _YES = frozenset({"1", "1.0", "true"})

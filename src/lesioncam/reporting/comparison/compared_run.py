@@ -18,9 +18,7 @@ from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import Provenance
 from lesioncam.runs.summary import Summary
 
-__all__ = ["SPLITS", "ComparedRun", "read_compared", "split_of"]
-
-SPLITS: tuple[Literal["test", "val"], ...] = ("test", "val")
+PREFERRED_SPLITS: tuple[Literal["test", "val"], ...] = ("test", "val")
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,15 @@ def split_of(folders: Sequence[Path], wanted: str | None = None) -> str:
         OptionError: for another name.
         RunError: for a folder that is no run, or a split that not all were evaluated on.
     """
-    if wanted not in (None, *SPLITS):
+    if wanted not in (None, *PREFERRED_SPLITS):
         raise OptionError(f"split {wanted!r} cannot be compared; expected test or val.")
     have: dict[Path, list[str]] = {}
     for folder in folders:
         run = RunFolder(folder)
         if not run.is_run():
             raise RunError(f"{folder} is no run folder: it has no {run.state.name}; give folders of finished runs.")
-        have[folder] = [split for split in SPLITS if (run.evaluation(split) / "cases.csv").is_file()]
-    for split in SPLITS if wanted is None else (wanted,):
+        have[folder] = [split for split in PREFERRED_SPLITS if (run.evaluation(split) / "cases.csv").is_file()]
+    for split in PREFERRED_SPLITS if wanted is None else (wanted,):
         if all(split in found for found in have.values()):
             return split
     said = "; ".join(f"{folder.name}: {', '.join(found) or 'nothing'}" for folder, found in have.items())

@@ -21,8 +21,6 @@ from lesioncam.reporting.figures.plot import save_plots
 from lesioncam.reporting.page import program_version
 from lesioncam.reporting.words.methods_text import Described, Protocol, bibliography, methods_text
 
-__all__ = ["compare_runs"]
-
 PAGE = "comparison.html"
 
 

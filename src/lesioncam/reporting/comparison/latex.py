@@ -10,8 +10,6 @@ from lesioncam.evaluation.compare import COMPARED
 from lesioncam.evaluation.metric import is_lower_better, title_of
 from lesioncam.reporting.comparison.rows import RunEstimate
 
-__all__ = ["latex_table"]
-
 SPECIAL = {
     "\\": r"\textbackslash{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},

@@ -20,8 +20,6 @@ from lesioncam.reporting.comparison.side_by_side import PICK_RULE, TITLES, Lineu
 from lesioncam.reporting.figures.plot import Plot
 from lesioncam.reporting.page import render
 
-__all__ = ["comparison_page"]
-
 CORRECTION = (
     "For each metric and class, the intervals of all pairs hold together at 95 % (simultaneous percentile intervals of "
     "Mandel and Betensky, 2008, never wider than Bonferroni's); p values are two-sided bootstrap values with Holm's "

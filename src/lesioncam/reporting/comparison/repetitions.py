@@ -10,8 +10,6 @@ from typing import NamedTuple
 from lesioncam.reporting.comparison.compared_run import ComparedRun
 from lesioncam.reporting.comparison.settings import INCIDENTAL
 
-__all__ = ["Pair", "pairs_of", "repetitions"]
-
 CHANCE = ("seed",)
 ARCHITECTURE = ("weights", "preprocess.size", "preprocess.channels")
 """Options that may differ between two architectures which are otherwise trained alike."""

@@ -16,8 +16,6 @@ from lesioncam.reporting.comparison.repetitions import pairs_of, repetitions
 from lesioncam.reporting.comparison.rows import Difference, RunEstimate, differences_of, estimates_of
 from lesioncam.reporting.comparison.side_by_side import Lineup, RunMaps, lineups, mask_agreement, sampled_masks
 
-__all__ = ["Agreement", "ComparisonResult", "compare_all"]
-
 
 @dataclass(frozen=True)
 class Agreement:

@@ -10,8 +10,6 @@ import pandas as pd
 from lesioncam.evaluation.compare import DIFFERENCES, VALUES
 from lesioncam.reporting.words.words import number
 
-__all__ = ["Difference", "RunEstimate", "differences_of", "estimates_of", "p_text", "signed"]
-
 
 @dataclass(frozen=True)
 class RunEstimate:

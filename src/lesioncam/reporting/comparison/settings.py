@@ -10,8 +10,6 @@ from lesioncam.reporting.report.read import short_name, without_paths
 from lesioncam.reporting.words.words import number
 from lesioncam.runs.card import ClassifierCard, TrainingRecord
 
-__all__ = ["INCIDENTAL", "Setting", "settings_of"]
-
 INCIDENTAL = ("threads", "cache", "cache_gb", "draws", "tensorboard", "table.images")
 """Options that change no result."""
 

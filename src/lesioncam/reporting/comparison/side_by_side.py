@@ -21,8 +21,6 @@ from lesioncam.runs.gallery import read_gallery
 from lesioncam.segmentation.mask import binarise
 from lesioncam.types import Calibration
 
-__all__ = ["PICK_RULE", "Lineup", "Pick", "RunMaps", "lineups", "mask_agreement", "pick_cases", "sampled_masks"]
-
 PICK_RULE = (
     "Cases are chosen by rule among the shared images whose picture at least one run kept in its gallery, each image "
     "once, in this order, two of each kind. Apart: positive images with the largest gap between the best and the "

@@ -33,8 +33,6 @@ from lesioncam.files import write_with
 from lesioncam.functional.clear import BOXES, DARK, attentive_box, brightness, compose, palette
 from lesioncam.lookup import find
 
-__all__ = ["ClearCase", "ClearStyle", "clear_picture", "fundus_figure", "median_case", "method_table", "save_picture"]
-
 INK, MUTED, RULE, RED = "#1a1f24", "#5a636b", "#c4cad0", "#ff1f1f"
 DPI = 150
 _CELL = 1.75

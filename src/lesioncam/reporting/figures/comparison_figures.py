@@ -12,8 +12,6 @@ from lesioncam.reporting.figures.forest import MOST_LINES, Forest, Mark, forest_
 from lesioncam.reporting.figures.plot import Plot
 from lesioncam.reporting.words.words import class_name
 
-__all__ = ["difference_plots", "value_plots"]
-
 
 def value_plots(estimates: Sequence[RunEstimate]) -> list[Plot]:
     """One forest plot per metric: per class, then the mean of classes; letters beside the numbers mark ties."""

@@ -11,8 +11,6 @@ from matplotlib.axes import Axes
 
 from lesioncam.reporting.figures.plot import COLOURS, MUTED, PAPER, Plot, make_plot
 
-__all__ = ["MOST_LINES", "Forest", "Kind", "Mark", "forest_plot"]
-
 MOST_LINES = 60
 """A longer forest shows the mean of the classes only."""
 

@@ -15,8 +15,6 @@ from lesioncam.functional.slices import boxes_in
 from lesioncam.reporting.report.read import Case
 from lesioncam.runs.arrays import CaseArrays
 
-__all__ = ["HEAT", "Panel", "Row", "montage_row", "read_row"]
-
 REPORT_SIDE, LINE_SIDE = 384, 512
 """Longest side of an image in the report, and the side from which on lines are drawn, pixels."""
 HEAT = "Heat map"

@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 
 from lesioncam.files import write_bytes, write_text
 
-__all__ = ["COLOURS", "INK", "MUTED", "PAPER", "STYLES", "Plot", "make_plot", "save_plots"]
-
 INK, MUTED, RULE, PAPER = "#1a1f24", "#5a636b", "#d4d9dd", "#fefefe"
 THEME = {PAPER: "var(--paper)", INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", "#0072b2": "var(--blue)"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5558f", "#b07900", "#3f95c9")

@@ -9,8 +9,6 @@ import pandas as pd
 
 from lesioncam.functional.metrics import brier, expected_calibration_error, reliability_curve
 
-__all__ = ["Reliability", "reliability"]
-
 BINS = 15
 
 

@@ -16,15 +16,6 @@ from lesioncam.reporting.figures.reliability import Reliability, reliability
 from lesioncam.reporting.report.read import Evaluation
 from lesioncam.reporting.words.words import Estimate, class_name, estimate, method_name, number
 
-__all__ = [
-    "cascade_plots",
-    "control_plots",
-    "curve_plots",
-    "history_plots",
-    "reliability_plots",
-    "subgroup_plots",
-]
-
 CLASSES_PER_PLOT = 6
 Curve = tuple[np.ndarray, np.ndarray]
 

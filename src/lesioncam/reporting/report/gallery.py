@@ -10,8 +10,6 @@ from lesioncam.reporting.figures.montage import Row, read_row
 from lesioncam.reporting.report.read import Case, CaseRow
 from lesioncam.reporting.words.words import number
 
-__all__ = ["GalleryEntry", "GalleryGroup", "gallery_groups"]
-
 GROUP_TITLES = {
     "missed": "Missed: the finding is there, but was not called or not met by the mask",
     "false_alarm": "False alarms: called or marked where the finding is not",

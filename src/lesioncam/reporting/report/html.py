@@ -20,13 +20,11 @@ from lesioncam.reporting.report.checks import opened_text
 from lesioncam.reporting.report.read import Run, read_run, shorten_command, without_paths
 from lesioncam.reporting.report.section import Section, section_of
 from lesioncam.reporting.report.share import IMAGES, PATIENTS, shareable, suppressed, suppressed_row
-from lesioncam.reporting.words.words import Count, plain
+from lesioncam.reporting.words.words import SPLIT_WORDS, Count, plain
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import Provenance
 
-__all__ = ["write_report"]
-
-SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
+SPLIT_TITLES = {name: words.capitalize() for name, words in SPLIT_WORDS.items()}
 
 
 @dataclass(frozen=True)

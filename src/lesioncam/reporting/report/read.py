@@ -25,18 +25,6 @@ from lesioncam.runs.shortcut import ShortcutPanel
 from lesioncam.runs.state import RunState
 from lesioncam.runs.summary import Summary
 
-__all__ = [
-    "Case",
-    "CaseRow",
-    "Evaluation",
-    "Run",
-    "read_options",
-    "read_run",
-    "short_name",
-    "shorten_command",
-    "without_paths",
-]
-
 GROUPS = ("missed", "false_alarm", "worst", "median", "best", "healthy")
 """The order of the gallery: what went wrong comes first."""
 CASE_NUMBERS = (

@@ -38,8 +38,6 @@ from lesioncam.reporting.report.tables import (
 from lesioncam.reporting.words.words import Count, number
 from lesioncam.runs.summary import Sanity, Summary
 
-__all__ = ["SanitySection", "Section", "section_of"]
-
 
 @dataclass(frozen=True)
 class SanitySection:

@@ -18,17 +18,6 @@ from lesioncam.runs.provenance import Provenance
 from lesioncam.runs.shortcut import EvidenceShare, ProbeAuroc, ShortcutPanel
 from lesioncam.runs.summary import Leak
 
-__all__ = [
-    "IMAGES",
-    "PATIENTS",
-    "bare_command",
-    "bare_config",
-    "bare_provenance",
-    "shareable",
-    "suppressed",
-    "suppressed_row",
-]
-
 IMAGES, PATIENTS = 10, 5
 """A cell with fewer of them is not shown."""
 TOO_FEW = f"fewer than {IMAGES} images or {PATIENTS} patients"

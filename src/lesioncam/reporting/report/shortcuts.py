@@ -12,8 +12,6 @@ from lesioncam.reporting.report.read import short_name
 from lesioncam.reporting.words.words import Count, Estimate, number
 from lesioncam.runs.shortcut import EvidenceShare, ProbeAuroc, ShortcutPanel
 
-__all__ = ["PlaceShare", "ProbeRow", "ShortcutSection", "State", "shortcut_section", "shortcut_state"]
-
 State = Literal["ok", "warn", "fail", "none"]
 
 AS_GOOD = 0.05

@@ -15,21 +15,6 @@ from lesioncam.reporting.report.checks import leak_text
 from lesioncam.reporting.report.read import Evaluation
 from lesioncam.reporting.words.words import Count, Estimate, counted, estimate, method_name
 
-__all__ = [
-    "ControlTable",
-    "FamilyTable",
-    "Headline",
-    "ShortTable",
-    "SubgroupTable",
-    "all_metrics",
-    "control_tables",
-    "headlines",
-    "is_localised",
-    "leak_rows",
-    "short_table",
-    "subgroup_tables",
-]
-
 BESIDE_CONTROLS = shown_in("controls")
 TASKS = ("classification", "segmentation", "localisation")
 LEAK_ROWS = 200

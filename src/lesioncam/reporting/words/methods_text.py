@@ -16,8 +16,6 @@ from lesioncam.evaluation.metric import METRICS
 from lesioncam.options.poolings import POOLING_KINDS
 from lesioncam.runs.summary import Summary
 
-__all__ = ["Described", "Protocol", "bibliography", "methods_text"]
-
 
 class Described(NamedTuple):
     """What a paragraph says about one run.

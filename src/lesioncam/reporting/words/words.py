@@ -11,8 +11,6 @@ from lesioncam.evaluation.controls import BOUNDS, READER
 from lesioncam.evaluation.metric import metric_of, title_of
 from lesioncam.reporting.report.read import Evaluation
 
-__all__ = ["Count", "Estimate", "class_name", "counted", "estimate", "method_name", "number", "plain"]
-
 METHODS = {
     "cam": "CAM",
     "random_map": "random map",
@@ -24,6 +22,7 @@ METHODS = {
     "resolution_ceiling": "resolution ceiling",
     "supervised_bound": "supervised bound",
 }
+SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 PROPER = frozenset({"Dice", "Brier", "Hausdorff"})
 
 Count = Callable[..., str]
