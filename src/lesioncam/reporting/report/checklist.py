@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from lesioncam.evaluation.metric import shown_in, title_of
-from lesioncam.reporting.report.checks import leak_text, opened_text
+from lesioncam.reporting.report.checks import SPLIT_NAMES, leak_text, opened_text
 from lesioncam.reporting.report.read import Evaluation, Run, without_paths
 from lesioncam.reporting.report.shortcuts import shortcut_state
 from lesioncam.reporting.words.words import Count, estimate, method_name, number, plain
@@ -24,7 +24,6 @@ RULES = {
     "specificity": "specificity at least {}",
     "cost": "lowest cost, {}",
 }
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Item(NamedTuple):
@@ -136,7 +135,7 @@ def _partition(summary: Summary, count: Count) -> list[Item]:
         else "image: nobody knows which images share a patient"
     )
     sizes = [
-        f"{SPLITS.get(split, split)} {count(n)} images"
+        f"{SPLIT_NAMES.get(split, split)} {count(n)} images"
         + (
             f" of {count(people, least=5)} patients"
             if known and (people := summary.patients_by_split.get(split))

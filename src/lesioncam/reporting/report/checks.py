@@ -10,12 +10,12 @@ from lesioncam.reporting.report.shortcuts import State, shortcut_state
 from lesioncam.reporting.words.words import Count, number, plain
 from lesioncam.runs.summary import Leak, Summary
 
-__all__ = ["Check", "checks_of", "leak_text", "opened_text"]
+__all__ = ["SPLIT_NAMES", "Check", "checks_of", "leak_text", "opened_text"]
 
 COLD_ENOUGH, NEARLY_COLD = 0.95, 0.80
 TOO_ALIKE = 0.5
 NAMED_LEAKS = 3
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def leak_text(leak: Leak) -> str:
         '1.png (training) and 9.png (test), mirror image, correlation 0.999'
     """
     sides = [(leak.image, leak.split), (leak.other, leak.other_split)]
-    pair = " and ".join(f"{short_name(name)} ({SPLITS.get(split, split)})" for name, split in sides)
+    pair = " and ".join(f"{short_name(name)} ({SPLIT_NAMES.get(split, split)})" for name, split in sides)
     kind = {"mirror": "mirror image", "copy": "copy"}[leak.kind]
     return f"{pair}, {kind}, correlation {number(leak.correlation)}"
 
