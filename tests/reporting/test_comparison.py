@@ -22,9 +22,7 @@ from lesioncam.geometry import Geometry
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.reporting.comparison.compared_run import read_compared, split_of
 from lesioncam.reporting.comparison.comparison import compare_runs
-from lesioncam.reporting.comparison.latex import latex_table
 from lesioncam.reporting.comparison.repetitions import pairs_of, repetitions
-from lesioncam.reporting.comparison.rows import differences_of, estimates_of
 from lesioncam.reporting.comparison.settings import settings_of
 from lesioncam.reporting.comparison.side_by_side import (
     TITLES,
@@ -34,7 +32,6 @@ from lesioncam.reporting.comparison.side_by_side import (
     pick_cases,
     sampled_masks,
 )
-from lesioncam.reporting.figures.comparison_figures import difference_plots, value_plots
 from lesioncam.runs.arrays import CaseArrays, CasePicture
 from lesioncam.runs.card import ClassifierCard, MapsCard, TrainingRecord, write_card
 from lesioncam.runs.folder import RunFolder
@@ -528,60 +525,3 @@ def test_lineups_use_one_colour_scale_for_all_runs(tmp_path):
     healthy = [one for one in drawn if one.pick.group == "healthy"]
     assert healthy
     assert healthy[0].panels[3].layer[..., 3].max() == 0  # a cold map leaves the image as it is
-
-
-# ---- plots and LaTeX ---------------------------------------------------------------------------------------------
-
-
-def table_of(frame: pd.DataFrame, caption: str = "") -> str:
-    return latex_table(estimates_of(frame), list(frame["run"]), caption)
-
-
-def estimates(**more: Any) -> pd.DataFrame:
-    base = {
-        "metric": "dice",
-        "class": "macro",
-        "low": 0.4,
-        "high": 0.6,
-        "n": 9,
-        "rank_first": 1,
-        "rank_last": 2,
-        "letters": "a",
-    }
-    rows = [base | {"run": "my_run 50%", "value": 0.5}, base | {"run": "b&c", "value": 0.52}]
-    rows.append(base | {"run": "worse", "value": 0.1, "rank_first": 3, "rank_last": 3, "letters": "b"})
-    return pd.DataFrame([row | more for row in rows])
-
-
-def test_latex_escapes_names_and_prints_ties_in_bold():
-    table = table_of(estimates(), "A 95 % interval, a_b ~ c^2 \\ {x}")
-    assert r" & my\_run 50\% & b\&c & worse \\" in table
-    assert (
-        r"Dice & \textbf{0.500}\textsuperscript{a} & \textbf{0.520}\textsuperscript{a} & 0.100\textsuperscript{b} \\"
-        in table
-    )
-    assert r"\caption{A 95 \% interval, a\_b \textasciitilde{} c\textasciicircum{}2 \textbackslash{} \{x\}}" in table
-    assert table.count(r"\begin{tabular}{lccc}") == table.count(r"\end{tabular}") == 1
-    for line in table.splitlines():
-        if line.endswith(r"\\"):
-            assert len(re.findall(r"(?<!\\)&", line)) == 3
-    assert r"False alarm rate $\downarrow$" in table_of(estimates(metric="false_alarm_rate"))
-
-
-def test_latex_of_undefined_numbers():
-    frame = estimates(low=np.nan, high=np.nan)
-    frame.loc[0, "value"] = np.nan
-    table = table_of(frame)
-    assert "Dice & -- & " in table
-    assert "nan" not in table
-
-
-def test_plots_say_in_words_what_they_show():
-    plots = value_plots(estimates_of(estimates()))
-    assert [plot.key for plot in plots] == ["values-dice"]
-    assert "worse: 0.100 (0.400 to 0.600)" in plots[0].alt
-    row = {"metric": "dice", "class": "macro", "run_a": "a", "run_b": "b", "difference": -0.1, "low": -0.2, "high": 0.1,
-           "low_corrected": -0.3, "high_corrected": 0.2, "p": 0.2, "p_holm": 0.4, "tie": 1.0}  # fmt: skip
-    plot = difference_plots(differences_of(pd.DataFrame([row])))[0]
-    assert "a − b: −0.100, tie" in plot.alt
-    assert value_plots(estimates_of(estimates(value=np.nan))) == []
