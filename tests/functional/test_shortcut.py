@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from lesioncam.errors import GeometryError
+from lesioncam.functional.body import border_band
 from lesioncam.functional.metrics import auroc
 from lesioncam.functional.shortcut import (
-    body_mask,
-    border_band,
     border_features,
     evidence_shares,
     probe_scores,
@@ -22,98 +20,6 @@ def disc(side=60, radius=20, axes=2):
     """A ball in the middle."""
     grid = np.indices((side,) * axes) - (side - 1) / 2
     return (grid**2).sum(axis=0) <= radius**2
-
-
-# ---- body --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("axes", [2, 3])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
-def test_a_drawn_body_comes_back(axes, dtype):
-    body = disc(40, 14, axes)
-    image = np.where(body, 90, 5).astype(dtype)
-    np.testing.assert_array_equal(body_mask(image, axes), body)
-
-
-def test_holes_are_filled_and_small_bright_things_left():
-    body = disc()
-    image = np.where(body & ~disc(radius=12), 200, 3).astype(np.uint8)  # a ring: the scalp
-    image[2:6, 2:12] = 255  # a burnt-in letter
-    np.testing.assert_array_equal(body_mask(image), body)
-
-
-def test_a_ring_beats_a_larger_solid_region_within():
-    """The scalp and the brain apart, with the dark skull between: the ring holds it all, though the brain has more."""
-    body, skull, brain = disc(radius=25), disc(radius=23), disc(radius=19)
-    image = np.where(body & ~skull | brain, 180, 10).astype(np.uint8)
-    assert brain.sum() > (body & ~skull).sum()
-    np.testing.assert_array_equal(body_mask(image), body)
-
-
-def test_a_bright_lesion_in_dark_tissue_is_not_the_body():
-    body, lesion = disc(radius=25), disc(radius=8)
-    image = np.where(lesion, 250, np.where(body, 60, 4)).astype(np.uint8)
-    np.testing.assert_array_equal(body_mask(image), body)
-
-
-def test_noise_in_the_air_is_not_the_body():
-    body = disc(radius=12)
-    noise = np.random.default_rng(1).integers(0, 9, body.shape)
-    np.testing.assert_array_equal(body_mask(np.where(body, 200, noise).astype(np.uint8)), body)
-    large = disc(radius=20)  # a gap in the histogram: the whole of its lower side is air
-    np.testing.assert_array_equal(body_mask(np.where(large, 187, noise).astype(np.uint8)), large)
-
-
-def test_colour_is_averaged():
-    body = disc()
-    image = np.zeros((*body.shape, 3), np.uint8)
-    image[body] = (180, 60, 30)
-    np.testing.assert_array_equal(body_mask(image), body)
-
-
-def test_a_hole_open_to_the_edge_is_air():
-    image = np.full((20, 20), 100, np.uint8)
-    image[5:10, 5:10] = 0  # closed
-    image[12:15, 15:] = 0  # open
-    expected = np.ones((20, 20), bool)
-    expected[12:15, 15:] = False
-    np.testing.assert_array_equal(body_mask(image), expected)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_holes_by_an_independent_fill(seed):
-    """scipy's own filling of holes, on blobs."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((50, 60)), 3) > 0.5
-    image = np.where(noise, 200, 0).astype(np.uint8)
-    filled = ndimage.binary_fill_holes(noise)
-    regions, count = ndimage.label(filled, np.ones((3, 3)))
-    sizes = [int((regions == i + 1).sum()) for i in range(count)]
-    np.testing.assert_array_equal(body_mask(image), regions == 1 + int(np.argmax(sizes)))
-
-
-@pytest.mark.parametrize("value", [0, 7.5, -3])
-def test_a_flat_image_is_all_body(value):
-    assert body_mask(np.full((8, 9), value)).all()
-
-
-def test_almost_flat_is_flat():
-    assert body_mask(np.where(np.eye(8) > 0, 1.0, np.nextafter(1.0, 2.0))).all()
-
-
-def test_single_pixel_single_slice_and_nan():
-    assert body_mask(np.ones((1, 1))).all()
-    body = disc()[None]
-    np.testing.assert_array_equal(body_mask(np.where(body, 9.0, 1.0), axes=3), body)
-    dirty = np.where(disc(), 90.0, 5.0)
-    dirty[0, 0], dirty[30, 30], dirty[1, 1] = np.nan, np.inf, -np.inf  # the one inside becomes a hole, and is filled
-    np.testing.assert_array_equal(body_mask(dirty), disc())
-
-
-@pytest.mark.parametrize("shape", [(5,), (4, 4, 4, 4), (0, 5)])
-def test_other_axes_are_refused(shape):
-    for function in (body_mask, border_features, statistics_features):
-        with pytest.raises(GeometryError, match="expected 2 axes"):
-            function(np.zeros(shape))
 
 
 # ---- shares ------------------------------------------------------------------------------------------------------
@@ -152,8 +58,8 @@ def test_border_of_uniform_evidence_by_counting(shape):
 
 
 def test_a_thin_axis_has_no_border():
-    assert not border_band((1, 40, 40))[0, 5:35, 5:35].any()
-    assert not border_band((2, 2)).any()
+    assert not border_band((1, 40, 40), 0.05)[0, 5:35, 5:35].any()
+    assert not border_band((2, 2), 0.05).any()
 
 
 def test_many_classes_at_once_equal_one_at_a_time():
@@ -168,6 +74,19 @@ def test_many_classes_at_once_equal_one_at_a_time():
 
 def test_no_class_gives_no_share():
     assert evidence_shares(np.zeros((0, 5, 5)), np.ones((5, 5), bool)).outside.shape == (0,)
+
+
+def test_without_air_no_share_outside_is_told():
+    shares = evidence_shares(np.ones((2, 20, 20)), None)
+    assert np.isnan(shares.outside).all()
+    assert shares.border == pytest.approx([1 - 18 * 18 / 400] * 2)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 4, 4), (0, 5)])
+def test_other_axes_are_refused(shape):
+    for function in (border_features, statistics_features):
+        with pytest.raises(GeometryError, match="expected 2 axes"):
+            function(np.zeros(shape))
 
 
 def test_maps_of_another_grid_are_refused():

@@ -182,6 +182,15 @@ def test_a_calm_shortcut_panel_is_green(make_run):
     assert "confounded" not in page.text
 
 
+def test_without_air_nothing_lies_outside_the_body(make_run):
+    run = make_run()
+    worst = {"image": "a/b.png", "class": "mass", "outside": None, "border": 0.3}
+    write_shortcut(run / "evaluate/val", outside_body={"share": None, "n": 0, "alarm": 0.2}, no_air=50, images=[worst])
+    _, page = read(run)
+    order(page.text, ["Outside the body", "no air in these images; not applicable", "Not measured"])
+    assert "b.png (mass: 30% along the border)" in page.text
+
+
 def blind(value: float, low: float) -> dict[str, object]:
     return {"mass": {"value": value, "low": low, "high": 0.99, "n": 50}}
 

@@ -6,7 +6,6 @@ whatever is called with a `Picture` and returns a `Sample` can stand in their pl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lesioncam.errors import ImageError, ModelError
+from lesioncam.functional.body import body_mask
 from lesioncam.geometry import Geometry
 from lesioncam.options.base import validated
 from lesioncam.options.data import PreprocessConfig, ResizeCropConfig
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 _GREY = np.array([0.2125, 0.7154, 0.0721])  # luminance of linear RGB, ITU-R BT.709
 _MARGIN = 0.02  # of the side, round a foreground crop
 _SMALLEST = 0.2  # of the image; a smaller "foreground" is a bright spot, not a body
-_TINY = 0.02  # of the largest part; a smaller part is a mark in the air
-_GAP, _THIN = 0.03, 0.015  # of the longest side: gaps that are closed, threads that are cut, to either side
-_LINE = 0.9  # of a side that a frame covers
 _AROUND = 0.02  # of the longest side, what a masked body is widened by
-_FINEST = {2: 256, 3: 128}  # pixels per side that a body is looked for on
 _DARK, _BRIGHT = 0.5, 99.5  # percentiles that become 0 and 1
 
 
@@ -179,8 +175,10 @@ def _to_input(planes: np.ndarray, geometry: Geometry, fill: float) -> np.ndarray
 def _without_air(
     scaled: np.ndarray, plane: np.ndarray, fill: float, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Planes whose air is ``fill``, and where the input shows body."""
-    body = body_mask(plane, widened=_AROUND)
+    """Planes whose air is ``fill``, and where the input shows body; as they are where there is no air."""
+    body = body_mask(plane, plane.ndim, widened=_AROUND)
+    if body is None:
+        return scaled, np.ones(geometry.input, dtype=bool)
     shown = _to_input(body[None], geometry, 0.0)[0] >= 0.5
     return np.where(body, scaled, np.float32(fill)), shown
 
@@ -334,12 +332,13 @@ def to_planes(picture: Picture, channels: int) -> np.ndarray:
 def foreground_box(plane: np.ndarray, rule: Literal["largest", "body"] = "largest") -> tuple[tuple[int, int], ...]:
     """Half-open ``(start, stop)`` per axis round the foreground, with a small margin.
 
-    The whole image where that box covers less than a fifth of it: then it is a bright spot and not a body.
+    The whole image where that box covers less than a fifth of it (then it is a bright spot and not a body), or where
+    there is no air round a body.
 
     Args:
         plane: ``(*S)``, two or three axes.
         rule: ``largest`` is the largest component above Otsu's threshold; where a dark skull parts the brain from the
-            scalp, that is the brain alone. ``body`` is :func:`body_mask`.
+            scalp, that is the brain alone. ``body`` is :func:`lesioncam.functional.body.body_mask`.
 
     Example:
         >>> plane = np.zeros((100, 50))
@@ -350,9 +349,10 @@ def foreground_box(plane: np.ndarray, rule: Literal["largest", "body"] = "larges
     from scipy import ndimage
 
     whole = tuple((0, n) for n in plane.shape)
-    if plane.min() == plane.max():
+    found = body_mask(plane, plane.ndim) if rule == "body" else _largest(plane)
+    if found is None:
         return whole
-    region = ndimage.find_objects((body_mask(plane) if rule == "body" else _largest(plane)).astype(np.uint8))[0]
+    region = ndimage.find_objects(found.astype(np.uint8))[0]
     margins = [round(_MARGIN * n) for n in plane.shape]
     box = tuple(
         (max(0, axis.start - m), min(n, axis.stop + m)) for axis, m, n in zip(region, margins, plane.shape, strict=True)
@@ -361,126 +361,17 @@ def foreground_box(plane: np.ndarray, rule: Literal["largest", "body"] = "larges
     return box if area >= _SMALLEST * plane.size else whole
 
 
-def _largest(plane: np.ndarray) -> np.ndarray:
-    """The largest component above Otsu's threshold."""
+def _largest(plane: np.ndarray) -> np.ndarray | None:
+    """The largest component above Otsu's threshold; None of a flat image."""
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
+    if plane.min() == plane.max():
+        return None
     labels, _ = ndimage.label(plane > threshold_otsu(plane), structure=np.ones((3,) * plane.ndim))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return np.asarray(labels == sizes.argmax())
-
-
-def body_mask(plane: np.ndarray, widened: float = 0.0) -> np.ndarray:
-    """Where the body is: all that is brighter than air, holes and narrow gaps filled, stray marks left out.
-
-    The threshold is Li's, which minimises cross-entropy and lies lower than Otsu's, on a smoothed copy; then narrow
-    gaps are closed, holes filled (of a volume in each slice along each axis), threads such as zipper artefacts cut, and
-    of the parts that remain those below 2 % of the largest dropped.
-
-    Args:
-        plane: ``(*S)``, two or three axes, air dark; more than 256 pixels a side (128 of a volume) are looked at on a
-            coarser grid.
-        widened: by this share of the longest side.
-
-    Returns:
-        ``(*S)`` bool; everything where the image is flat or nothing remains.
-
-    Reference:
-        Li, Tam: An iterative algorithm for minimum cross entropy thresholding. Pattern Recognition Letters 1998.
-
-    Example:
-        >>> plane = np.zeros((100, 100))
-        >>> plane[20:80, 20:80], plane[24:76, 24:76], plane[2:5, 2:9] = 1.0, 0.0, 1.0      # a ring and a mark
-        >>> body = body_mask(plane)
-        >>> bool(body[50, 50]), bool(body[3, 5]), int(body.sum())
-        (True, False, 3600)
-    """
-    from scipy import ndimage
-
-    step = -(-max(plane.shape) // _FINEST.get(plane.ndim, 128))
-    coarse = _block_means(np.asarray(plane, np.float32), step)
-    if coarse.min() == coarse.max():
-        return np.ones(plane.shape, bool)
-    side = max(coarse.shape)
-    parts = _opened(_filled(_closed(_unframed(_bright(coarse)), _GAP * side)), _THIN * side)
-    labels, _ = ndimage.label(parts, structure=np.ones((3,) * parts.ndim))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    if not sizes.any():
-        return np.ones(plane.shape, bool)
-    body = (sizes >= max(1, _TINY * sizes.max()))[labels]
-    if widened:
-        body = ndimage.distance_transform_edt(~body) <= widened * side
-    for axis, n in enumerate(plane.shape):
-        body = np.repeat(body, step, axis=axis).take(np.arange(n), axis=axis)
-    return np.asarray(body)
-
-
-def _block_means(plane: np.ndarray, step: int) -> np.ndarray:
-    """Means of blocks of ``step`` pixels along each axis, the last ones filled up with the edge."""
-    if step == 1:
-        return plane
-    from skimage.measure import block_reduce
-
-    filled = np.pad(plane, [(0, -n % step) for n in plane.shape], mode="edge")
-    return np.asarray(block_reduce(filled, step, np.mean))
-
-
-def _bright(plane: np.ndarray) -> np.ndarray:
-    """Above Li's threshold, of an image without its extremes, smoothed by a pixel at most."""
-    from scipy import ndimage
-    from skimage.filters import threshold_li
-
-    low, high = np.percentile(plane, (_DARK, _BRIGHT))
-    cut = np.clip(plane, low, high) if high > low else plane
-    smooth = ndimage.gaussian_filter(cut, min(1.0, max(plane.shape) / 256))
-    return np.asarray(smooth > threshold_li(smooth))
-
-
-def _unframed(mask: np.ndarray) -> np.ndarray:
-    """Without bright lines along the image's sides, as screen shots have them: filled, they would be all there is."""
-    kept = mask.copy()
-    band = math.ceil(2 * _THIN * max(mask.shape))
-    for axis, n in enumerate(mask.shape):
-        for way in (1, -1):
-            layers, left = (np.moveaxis(of, axis, 0)[::way] for of in (mask, kept))
-            shares = [layer.mean() for layer in layers[: min(band, n // 4) + 1]]
-            lines = [i for i, share in enumerate(shares[:-1]) if share > _LINE]
-            if lines and shares[-1] < _LINE / 2:
-                left[: lines[-1] + 1] = False
-    return kept
-
-
-def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
-    """A morphological closing with a ball; the image's border is no obstacle."""
-    from scipy import ndimage
-
-    wide = math.ceil(radius) + 1
-    near = ndimage.distance_transform_edt(~np.pad(mask, wide)) <= radius
-    inner = (slice(wide, -wide),) * mask.ndim
-    return np.asarray((ndimage.distance_transform_edt(near) > radius)[inner] | mask)
-
-
-def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
-    """A morphological opening with a ball; a body that runs over the image's border is not cut there."""
-    from scipy import ndimage
-
-    core = ndimage.distance_transform_edt(mask) > radius if not mask.all() else mask
-    if not core.any():
-        return core
-    return np.asarray((ndimage.distance_transform_edt(~core) <= radius) & mask)
-
-
-def _filled(mask: np.ndarray) -> np.ndarray:
-    """Without holes; of a volume without holes in any slice, since a body is cut open where the volume ends."""
-    from scipy import ndimage
-
-    if mask.ndim < 3:
-        return np.asarray(ndimage.binary_fill_holes(mask))
-    ways = (np.stack([ndimage.binary_fill_holes(cut) for cut in np.moveaxis(mask, axis, 0)], axis) for axis in range(3))
-    return np.asarray(np.logical_or.reduce(list(ways)))
 
 
 def display_image(image: np.ndarray) -> np.ndarray:

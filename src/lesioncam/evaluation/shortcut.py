@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from lesioncam.functional.body import body_mask
 from lesioncam.functional.metrics import auroc, interval, nan_mean, patient_weights, weighted_ratio
-from lesioncam.functional.shortcut import (
-    body_mask,
-    border_features,
-    evidence_shares,
-    probe_scores,
-    statistics_features,
-)
+from lesioncam.functional.shortcut import border_features, evidence_shares, probe_scores, statistics_features
 
 ALARMS = {"outside_body": 0.2, "border": 0.5}
 """Shares of the positive evidence above which something is wrong."""
@@ -67,7 +62,8 @@ class _Seen(NamedTuple):
     image: str
     patient: str
     labels: np.ndarray  # (K,)
-    outside: np.ndarray  # (K,) NaN where the label is not 1 or there is no positive evidence
+    air: bool  # False where a positive image has no dark surroundings
+    outside: np.ndarray  # (K,) NaN where the label is not 1, there is no positive evidence, or no air
     border: np.ndarray  # (K,)
     border_features: np.ndarray
     statistics_features: np.ndarray
@@ -125,22 +121,26 @@ class Shortcut:
         truth = np.asarray(labels, dtype=float)
         positive = np.flatnonzero(truth == 1)
         outside, border = np.full((2, len(self.classes)), np.nan)
+        air = True
         if len(positive):  # else there is no positive evidence, and no need for the body
-            outside[positive], border[positive] = evidence_shares(evidence[positive], body_mask(image, self.axes))
+            body = body_mask(image, self.axes)
+            air = body is not None
+            outside[positive], border[positive] = evidence_shares(evidence[positive], body)
         own = np.asarray(scores, dtype=float) if len(scores) else np.full(len(self.classes), np.nan)
         facts = border_features(image, self.axes), statistics_features(image, self.axes)
-        self._seen.append(_Seen(image_id, patient, truth, outside, border, *facts, own))
+        self._seen.append(_Seen(image_id, patient, truth, air, outside, border, *facts, own))
 
     def extend(self, other: Shortcut) -> None:
         """Take over the images of another panel, after the own ones."""
         self._seen += other._seen
 
-    def result(self, *, draws: int = 1000, seed: int = 0) -> dict[str, Any]:
+    def result(self, *, draws: int = 1000, seed: int = 0) -> dict[str, object]:
         """The content of ``shortcut.json``: plain numbers, None where something is undefined.
 
         Shares are means over all pairs of an image and a class it is positive for (``n`` of them have positive
-        evidence); intervals are 95 % percentiles of a bootstrap over patients, None with fewer than two patients.
-        AUROCs are per class and as their mean over the defined classes.
+        evidence); none is told outside the body where most positive images have no air (dark surroundings). Intervals
+        are 95 % percentiles of a bootstrap over patients, None with fewer than two patients. AUROCs are per class and
+        as their mean over the defined classes.
 
         Args:
             draws: number of bootstrap draws.
@@ -148,13 +148,15 @@ class Shortcut:
 
         Returns:
             ``outside_body`` and ``border`` (``share, low, high, n, alarm``), the same under ``by_class``,
-            ``border_auroc`` and ``statistics_auroc`` (class or ``macro`` -> ``value, low, high, n``),
+            ``no_air`` (how many positive images have none), ``border_auroc`` and ``statistics_auroc`` (class or
+            ``macro`` -> ``value, low, high, n``),
             ``classifier_auroc`` where scores were given, and ``images``, the ten worst pairs.
         """
-        shares = {name: self._column(field) for name, field in (("outside_body", "outside"), ("border", "border"))}
+        no_air = sum(not one.air for one in self._seen)
+        shares = {"outside_body": self._outside(no_air), "border": self._column("border")}
         patients = np.array([one.patient for one in self._seen], dtype=str)
         weights = _with_all(patient_weights(patients, np.random.default_rng(seed), draws))
-        content: dict[str, Any] = {
+        content: dict[str, object] = {
             name: _mean(values, weights, patients) | {"alarm": ALARMS[name]} for name, values in shares.items()
         }
         content["by_class"] = {
@@ -164,11 +166,18 @@ class Shortcut:
             }
             for k, label in enumerate(self.classes)
         }
+        content["no_air"] = no_air
         labels = self._column("labels")
         for name, scores in self._scores().items():
             content[name] = _ranking(scores, labels, self.classes, weights, patients)
         content["images"] = self._worst(shares)
         return content
+
+    def _outside(self, no_air: int) -> np.ndarray:
+        """Shares outside the body ``(n, K)``; none where most positive images have no air."""
+        shares = self._column("outside")
+        positive = sum(bool((one.labels == 1).any()) for one in self._seen)
+        return np.full_like(shares, np.nan) if 2 * no_air > positive else shares
 
     def _column(self, name: str) -> np.ndarray:
         """``(n, ...)``, one row per image."""
@@ -186,88 +195,20 @@ class Shortcut:
             found["statistics_auroc"] = probe_scores(train.statistics, train.labels, statistics)
         return found if np.isnan(own).all() else found | {"classifier_auroc": own}
 
-    def _worst(self, shares: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    def _worst(self, shares: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
         """The pairs furthest above (or least below) an alarm; of equals the first."""
-        over = np.maximum(*(shares[name] / alarm for name, alarm in ALARMS.items()))
+        over = np.fmax(*(shares[name] / alarm for name, alarm in ALARMS.items()))
         order = np.argsort(-over, axis=None, kind="stable")  # NaN last
         places = [divmod(int(i), len(self.classes)) for i in order[: min(WORST, int((~np.isnan(over)).sum()))]]
         return [
             {
                 "image": self._seen[i].image,
                 "class": self.classes[k],
-                "outside": float(shares["outside_body"][i, k]),
-                "border": float(shares["border"][i, k]),
+                "outside": _or_none(float(shares["outside_body"][i, k])),
+                "border": _or_none(float(shares["border"][i, k])),
             }
             for i, k in places
         ]
-
-
-def warnings(result: Mapping[str, Any]) -> list[str]:
-    """What the panel has to say, in sentences; nothing if nothing is wrong.
-
-    Args:
-        result: as `Shortcut.result` returns it.
-
-    Example:
-        >>> part = {"share": 0.31, "low": 0.25, "high": 0.37, "n": 80, "alarm": 0.2}
-        >>> warnings({"outside_body": part})[0].partition(":")[0]
-        '31 % (95 % interval 25 to 37) of the positive evidence lies outside the body (alarm above 20 %)'
-    """
-    found = [line for name in ALARMS if (line := _share_warning(result, name))]
-    return [*found, *[line for name in _PROBES if (line := _probe_warning(result, name))]]
-
-
-_PLACES = {
-    "outside_body": ("outside the body", "no lesion can be there; look at the images listed below."),
-    "border": ("on the outer 5 % of the image", "the classifier may read the frame and not the patient."),
-}
-_PROBES = {"border_auroc": "only the border", "statistics_auroc": "only image size and histogram"}
-
-
-def _share_warning(result: Mapping[str, Any], name: str) -> str:
-    where, so = _PLACES[name]
-    whole = result.get(name)
-    parts = {label: shares[name] for label, shares in result.get("by_class", {}).items()}
-    above = [label for label, part in parts.items() if _alarming(part)]
-    if whole and _alarming(whole):
-        classes = f" Classes above it: {', '.join(above)}." if above and len(parts) > 1 else ""
-        alarm = f"(alarm above {100 * whole['alarm']:.0f} %)"
-        return f"{_percent(whole)} of the positive evidence lies {where} {alarm}: {so}{classes}"
-    if above:
-        each = ", ".join(f"{label} {_percent(parts[label])}" for label in above)
-        return (
-            f"In some classes the positive evidence lies {where} (alarm above {100 * ALARMS[name]:.0f} %): {each}; {so}"
-        )
-    return ""
-
-
-def _probe_warning(result: Mapping[str, Any], name: str) -> str:
-    values = dict(result.get(name, {}))
-    if len(values) == 2:  # one class and its mean
-        values.pop("macro", None)
-    above = [label for label, part in values.items() if part["low"] is not None and part["low"] > PROBE_ALARM]
-    if not above:
-        return ""
-    each = ", ".join(f"{label} {_auroc_text(values[label])}" for label in above)
-    own = result.get("classifier_auroc", {}).get("macro", {}).get("value")
-    beside = f" The classifier's own macro AUROC, {own:.2f}, has to be read beside it." if own is not None else ""
-    return (
-        f"Labels and acquisition are confounded: a classifier given {_PROBES[name]} reaches AUROC {each}; a network "
-        f"may have learnt that.{beside}"
-    )
-
-
-def _alarming(part: Mapping[str, Any]) -> bool:
-    return part["share"] is not None and part["share"] > part["alarm"]
-
-
-def _percent(part: Mapping[str, Any]) -> str:
-    between = "" if part["low"] is None else f" (95 % interval {100 * part['low']:.0f} to {100 * part['high']:.0f})"
-    return f"{100 * part['share']:.0f} %{between}"
-
-
-def _auroc_text(part: Mapping[str, Any]) -> str:
-    return f"{part['value']:.2f} ({part['low']:.2f} to {part['high']:.2f})"
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------
@@ -278,7 +219,7 @@ def _with_all(drawn: np.ndarray) -> np.ndarray:
     return np.vstack([np.ones((1, drawn.shape[1]), dtype=drawn.dtype), drawn])
 
 
-def _mean(values: np.ndarray, weights: np.ndarray, patients: np.ndarray) -> dict[str, Any]:
+def _mean(values: np.ndarray, weights: np.ndarray, patients: np.ndarray) -> dict[str, object]:
     """Mean over the pairs that are defined."""
     known = ~np.isnan(values)
     total, count = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(float)
@@ -288,7 +229,7 @@ def _mean(values: np.ndarray, weights: np.ndarray, patients: np.ndarray) -> dict
 
 def _ranking(
     scores: np.ndarray, labels: np.ndarray, classes: Sequence[str], weights: np.ndarray, patients: np.ndarray
-) -> dict[str, Any]:
+) -> dict[str, dict[str, object]]:
     """AUROC per class and as macro mean."""
     stats = np.stack([auroc(s, t, weights) for s, t in zip(scores.T, labels.T, strict=True)], axis=1)
     known = ((labels == 0) | (labels == 1)) & ~np.isnan(scores)
@@ -297,7 +238,7 @@ def _ranking(
     return entries | {"macro": _entry("value", nan_mean(stats), known[:, defined].any(axis=1), patients)}
 
 
-def _entry(name: str, stats: np.ndarray, used: np.ndarray, patients: np.ndarray) -> dict[str, Any]:
+def _entry(name: str, stats: np.ndarray, used: np.ndarray, patients: np.ndarray) -> dict[str, object]:
     """The value (first of ``stats``), its interval (the others) and the images behind it."""
     value = float(stats[0])
     defined = not np.isnan(value)

@@ -3,8 +3,6 @@
 A classifier that reads the diagnosis off the frame, the file's size or the scanner's grey scale can reach a high AUROC
 without a look at the lesion. Two questions are asked here: which share of the evidence lies where no lesion can be, and
 how well the labels follow from facts that say nothing of the patient.
-
-Dark is taken for air. An image with bright air (an inverted radiograph) has to be turned round first.
 """
 
 from __future__ import annotations
@@ -12,17 +10,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from lesioncam.errors import GeometryError
-from lesioncam.functional.segmentation import components
+from lesioncam.functional.body import band_width, border_band, finite_planes
 
 MARGIN = 0.05
 """Width of the border, as a share of each side."""
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 BINS = 32
-_SPOT, _CONTRAST, _LEVELS = 0.2, 0.1, 256
 STRIPS = {2: 8, 3: 3}
 """Into how many cells, per axis, one side of the border is averaged: lines of 8 in 2D, squares of 3 x 3 in 3D."""
 
@@ -30,83 +26,23 @@ STRIPS = {2: 8, 3: 3}
 class Shares(NamedTuple):
     """Shares of the positive evidence, one per class; NaN where there is none."""
 
-    outside: np.ndarray  # (K,) off the body
+    outside: np.ndarray  # (K,) off the body; NaN where there is no air
     border: np.ndarray  # (K,) on the border band
 
 
-def body_mask(image: np.ndarray, axes: int = 2) -> np.ndarray:
-    """The patient against the air: the largest region above Otsu's threshold, its holes filled.
-
-    Holes are filled before the regions are compared, so that a bright scalp brings the brain with it. A region of less
-    than a fifth of the image may be a bright lesion in dark tissue: then Otsu's threshold of the darker pixels is asked
-    too, and believed if it parts them by a tenth of the first contrast (noise in the air does not).
-
-    Args:
-        image: ``(*S)`` grey or ``(*S, C)`` colour, any type; NaN and infinite values count as 0.
-        axes: 2 for images ``(H, W)``, 3 for volumes ``(D, H, W)``.
-
-    Returns:
-        ``(*S)`` bool; all True for an image of one value.
-
-    Raises:
-        GeometryError: if the image has neither ``axes`` nor ``axes + 1`` axes, or no pixel.
-
-    Reference:
-        Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979.
-
-    Example:
-        >>> body_mask(np.array([[0, 0, 0, 0, 0], [0, 9, 9, 9, 0], [0, 9, 1, 9, 0], [0, 9, 9, 9, 0]])).astype(int)
-        array([[0, 0, 0, 0, 0],
-               [0, 1, 1, 1, 0],
-               [0, 1, 1, 1, 0],
-               [0, 1, 1, 1, 0]])
-    """
-    grey = _planes(image, axes).mean(axis=0)
-    if _flat(grey):
-        return np.ones(grey.shape, dtype=bool)
-    level, contrast = _otsu(grey)
-    body = _largest(grey >= level)
-    darker = grey[grey < level]
-    if body.mean() >= _SPOT or _flat(darker):
-        return body
-    lower, difference = _otsu(darker)
-    return _largest(grey >= lower) if difference >= _CONTRAST * contrast else body
-
-
-def border_band(shape: tuple[int, ...], margin: float = MARGIN) -> np.ndarray:
-    """The pixels within ``margin`` of the image's edge: that share of each side, rounded, but one pixel at least.
-
-    Args:
-        shape: sides in pixels; a side of one or two pixels (a single slice) has no band.
-        margin: share of each side, from 0 to .5.
-
-    Returns:
-        ``shape`` bool.
-
-    Example:
-        >>> border_band((3, 20), margin=0.1).astype(int)
-        array([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-               [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
-               [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]])
-    """
-    band = np.ones(shape, dtype=bool)
-    widths = [_width(side, margin) if side > 2 else 0 for side in shape]
-    band[tuple(slice(width, side - width) for width, side in zip(widths, shape, strict=True))] = False
-    return band
-
-
-def evidence_shares(evidence: np.ndarray, body: np.ndarray, margin: float = MARGIN) -> Shares:
+def evidence_shares(evidence: np.ndarray, body: np.ndarray | None, margin: float = MARGIN) -> Shares:
     r"""Which share of the positive evidence lies outside the body, and which on the border of the image.
 
     .. math:: s = \sum_{p \in R} \max(e_p, 0) \Big/ \sum_p \max(e_p, 0)
 
     Args:
         evidence: ``(K, *S)`` raw maps in any unit whose zero means "no evidence".
-        body: ``(*S)`` bool.
+        body: ``(*S)`` bool; None where there is no air: then no share outside is told.
         margin: width of the border, as a share of each side.
 
     Returns:
-        Shares in [0, 1]; NaN for a map without positive evidence, or with a value that is NaN or infinite.
+        Shares in [0, 1]; NaN for a map without positive evidence, or with a value that is NaN or infinite; outside
+        also where there is no air.
 
     Raises:
         GeometryError: if maps and body differ in size.
@@ -120,14 +56,14 @@ def evidence_shares(evidence: np.ndarray, body: np.ndarray, margin: float = MARG
         >>> float(shares.outside[0]), float(shares.border[0])
         (0.25, 0.25)
     """
-    if np.shape(evidence)[1:] != np.shape(body):
+    if body is not None and np.shape(evidence)[1:] != np.shape(body):
         raise GeometryError(
             f"the maps are {np.shape(evidence)[1:]} but the body is {np.shape(body)}; bring both to the image's own "
             "grid."
         )
-    air, band = ~np.asarray(body, dtype=bool), border_band(np.shape(body), margin)
-    pairs = [(_share(one, air), _share(one, band)) for one in evidence]
-    return Shares(np.array([outside for outside, _ in pairs]), np.array([border for _, border in pairs]))
+    band = border_band(np.shape(evidence)[1:], margin)
+    outside = [np.nan if body is None else _share(one, ~body) for one in evidence]
+    return Shares(np.array(outside), np.array([_share(one, band) for one in evidence]))
 
 
 def border_features(image: np.ndarray, axes: int = 2, margin: float = MARGIN) -> np.ndarray:
@@ -152,7 +88,7 @@ def border_features(image: np.ndarray, axes: int = 2, margin: float = MARGIN) ->
         >>> border_features(image)[14:].reshape(4, 8).mean(axis=1).round(2)  # top, bottom, left, right
         array([1.  , 0.  , 0.05, 0.05])
     """
-    planes = _unit(_planes(image, axes), np.asarray(image).dtype)
+    planes = _unit(finite_planes(image, axes), np.asarray(image).dtype)
     grey = planes.mean(axis=0)
     band = border_band(grey.shape, margin) if min(grey.shape) > 2 else np.ones(grey.shape, dtype=bool)
     colour = [float(plane[band].mean()) for plane in _three(planes)]
@@ -181,7 +117,7 @@ def statistics_features(image: np.ndarray, axes: int = 2) -> np.ndarray:
         array([ 1., 16., 12.])
     """
     dtype = np.asarray(image).dtype
-    raw = _planes(image, axes)
+    raw = finite_planes(image, axes)
     planes = _unit(raw, dtype)
     grey = planes.mean(axis=0)
     aspect = np.log(grey.shape[-2] / grey.shape[-1])
@@ -236,56 +172,9 @@ def probe_scores(train_features: np.ndarray, train_labels: np.ndarray, features:
 # ---- parts -------------------------------------------------------------------------------------------------------
 
 
-def _planes(image: np.ndarray, axes: int) -> np.ndarray:
-    """``(C, *S)`` float64, finite."""
-    pixels = np.asarray(image)
-    if pixels.ndim not in (axes, axes + 1) or not pixels.size:
-        raise GeometryError(
-            f"the image is {pixels.shape}; expected {axes} axes, or {axes + 1} with colours last, and some pixels."
-        )
-    planes = pixels[None] if pixels.ndim == axes else np.moveaxis(pixels, -1, 0)
-    return np.nan_to_num(planes.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def _flat(values: np.ndarray) -> bool:
     """One value, up to rounding: nothing a histogram could part."""
     return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
-
-
-def _otsu(values: np.ndarray) -> tuple[float, float]:
-    """Otsu's threshold of values not all equal (at or above it is bright), and how far apart both sides' means are."""
-    from skimage.filters import threshold_otsu
-
-    # the library names the middle of a bin, and what lies above it in the same bin would change sides
-    level = float(threshold_otsu(values.ravel(), nbins=_LEVELS) + np.ptp(values) / (2 * _LEVELS))
-    above = values >= level
-    return level, float(values[above].mean() - values[~above].mean())
-
-
-def _largest(bright: np.ndarray) -> np.ndarray:
-    """The largest region once holes are filled."""
-    regions = components(~_open_air(~bright))
-    sizes = np.bincount(regions.ravel())
-    sizes[0] = 0
-    return np.asarray(regions == sizes.argmax())
-
-
-def _open_air(air: np.ndarray) -> np.ndarray:
-    """The parts of ``air`` that reach the edge of the image, neighbours by sides only; the others are holes.
-
-    An axis of one or two pixels (a single slice) has no edge to reach.
-    """
-    regions, count = ndimage.label(air)
-    reaching = np.zeros(count + 1, dtype=bool)
-    for axis in np.flatnonzero(np.greater(air.shape, 2)):
-        for end in (0, -1):
-            reaching[np.unique(np.take(regions, end, axis=axis))] = True
-    reaching[0] = False
-    return np.asarray(reaching[regions])
-
-
-def _width(side: int, margin: float) -> int:
-    return max(1, int(margin * side + 0.5))
 
 
 def _share(evidence: np.ndarray, place: np.ndarray) -> float:
@@ -319,7 +208,7 @@ def _profiles(grey: np.ndarray, margin: float) -> list[np.ndarray]:
     cells = STRIPS[grey.ndim]
     profiles = []
     for axis, side in enumerate(grey.shape):
-        width = min(side, _width(side, margin))
+        width = min(side, band_width(side, margin))
         for part in (slice(0, width), slice(side - width, side)):
             strip = np.moveaxis(grey, axis, 0)[part].mean(axis=0)
             for along in range(strip.ndim):

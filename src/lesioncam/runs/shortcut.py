@@ -42,12 +42,12 @@ class ProbeAuroc:
 
 @dataclass(frozen=True)
 class SuspectImage:
-    """An image and class with much evidence where no lesion can be; the shares of it."""
+    """An image and class with much evidence where no lesion can be; the shares of it, None where undefined."""
 
     image: str
     label: Annotated[str, Field(alias="class")]
-    outside: float
-    border: float
+    outside: float | None
+    border: float | None
 
 
 class ShortcutPanel(JsonFile):
@@ -65,6 +65,8 @@ class ShortcutPanel(JsonFile):
     """Likewise, along the border of the image."""
     by_class: dict[str, dict[str, EvidenceShare]] = Field(default_factory=dict)
     """Class -> ``outside_body`` and ``border``."""
+    no_air: int = 0
+    """Positive images without dark surroundings: nothing lies outside the body there."""
     border_auroc: dict[str, ProbeAuroc] = Field(default_factory=dict)
     """Class or ``macro`` -> of a probe that sees the border only."""
     statistics_auroc: dict[str, ProbeAuroc] = Field(default_factory=dict)

@@ -10,9 +10,12 @@ from typing import Literal
 from lesioncam.evaluation.shortcut import PROBE_ALARM
 from lesioncam.reporting.report.read import short_name
 from lesioncam.reporting.words.words import Count, Estimate, number
-from lesioncam.runs.shortcut import EvidenceShare, ProbeAuroc, ShortcutPanel
+from lesioncam.runs.shortcut import EvidenceShare, ProbeAuroc, ShortcutPanel, SuspectImage
 
 State = Literal["ok", "warn", "fail", "none"]
+
+NO_AIR = "no air in these images; not applicable"
+"""Said in the place of a share outside the body where there are no dark surroundings."""
 
 AS_GOOD = 0.05
 """A classifier that sees no lesion and comes this near to the model's own AUROC is as good as the model."""
@@ -59,15 +62,16 @@ def shortcut_section(panel: ShortcutPanel, classes: Sequence[str], count: Count,
     """
     state, why = shortcut_state(panel)
     shares = [
-        _place_share("outside the body", panel.outside_body, count),
+        _place_share("outside the body", panel.outside_body, count, NO_AIR if panel.no_air else "undefined"),
         _place_share("within 5 % of the image border", panel.border, count),
     ]
-    images = [
-        f"{short_name(one.image)} ({one.label}: {one.outside:.0%} outside, {one.border:.0%} along the border)"
-        for one in panel.images
-        if names
-    ]
+    images = [f"{short_name(one.image)} ({one.label}: {_places(one)})" for one in panel.images if names]
     return ShortcutSection(state, why, shares, _probe_rows(panel, classes), images)
+
+
+def _places(one: SuspectImage) -> str:
+    shares = {"outside": one.outside, "along the border": one.border}
+    return ", ".join(f"{share:.0%} {where}" for where, share in shares.items() if share is not None)
 
 
 def shortcut_state(panel: ShortcutPanel) -> tuple[State, list[str]]:
@@ -110,9 +114,9 @@ def _probe_alarms(what: str, probe: Mapping[str, ProbeAuroc], own: Mapping[str, 
     return [("fail", f"{said}, as well as the model")] if equal else [("warn", f"{said}, far above chance")]
 
 
-def _place_share(where: str, one: EvidenceShare, count: Count) -> PlaceShare:
+def _place_share(where: str, one: EvidenceShare, count: Count, undefined: str = "undefined") -> PlaceShare:
     hidden = count(one.n) != str(one.n)
-    text = "not shown" if hidden else "undefined" if one.share is None else f"{one.share:.1%}"
+    text = "not shown" if hidden else undefined if one.share is None else f"{one.share:.1%}"
     state: State = "none" if hidden or one.share is None else "fail" if one.alarming else "ok"
     return PlaceShare(where, text, number(_real(one.alarm) * 100, 0), count(one.n), state)
 
