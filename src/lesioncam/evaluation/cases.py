@@ -167,7 +167,7 @@ def case_rows(
     return rows
 
 
-def write_cases(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> Path:
+def write_cases(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> Path:
     """Write ``cases.csv`` whole or not at all; floats come back exactly, undefined cells are blank.
 
     Example:

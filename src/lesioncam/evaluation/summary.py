@@ -109,7 +109,7 @@ def summarise(
         Davison & Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8.
     """
     weights, owner = patient_draws(cases, draws, seed)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for table in case_tables(cases):
         measures = [*localisation_measures(table, weights), *segmentation_measures(table, weights)]
         if is_method(table.method):
@@ -341,7 +341,7 @@ def class_thresholds(table: CaseTable, column: str) -> np.ndarray:
 # ---- from measures to rows ---------------------------------------------------------------------------------------
 
 
-def measure_rows(table: CaseTable, measure: Measure, owner: np.ndarray) -> list[dict[str, Any]]:
+def measure_rows(table: CaseTable, measure: Measure, owner: np.ndarray) -> list[dict[str, object]]:
     """A row per class and one for their mean."""
     rows = []
     for k, label in enumerate(table.classes):
@@ -357,7 +357,7 @@ def _columns(measure: Measure, k: list[int]) -> tuple[np.ndarray, np.ndarray, np
     return measure.stats[:, k], measure.used[:, k], measure.thresholds[k]
 
 
-def one_row(table: CaseTable, measure: Measure, label: str, owner: np.ndarray) -> list[dict[str, Any]]:
+def one_row(table: CaseTable, measure: Measure, label: str, owner: np.ndarray) -> list[dict[str, object]]:
     """The row of a measure with a single column."""
     value, used = float(measure.stats[0, 0]), measure.used[:, 0]
     n = int(used.sum()) if not np.isnan(value) else 0

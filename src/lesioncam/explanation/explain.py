@@ -52,7 +52,7 @@ class MapRequest:
     layer: str | nn.Module | None = None
     classes: Tensor | None = None
     target: Target | None = None
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def explain(
     classes: int | Sequence[int] | np.ndarray | Tensor | None = None,
     *,
     target: Target | None = None,
-    **options: Any,
+    **options: object,
 ) -> Heatmaps:
     """Where in each image the evidence for each class lies.
 
@@ -297,7 +297,7 @@ def _clear(model: nn.Module, images: Tensor, asked: MapRequest) -> Heatmaps:
 
 
 def _over_pixels(
-    function: Callable[..., Tensor], options: Any, model: nn.Module, images: Tensor, asked: MapRequest
+    function: Callable[..., Tensor], options: object, model: nn.Module, images: Tensor, asked: MapRequest
 ) -> Heatmaps:
     """Methods that only ask for scores, of this image and of others like it."""
     _no_layer(function.__name__, asked)

@@ -58,8 +58,8 @@ def adopt(
     weights: str | Path | None = None,
     map: MapMethod | None = None,  # noqa: A002 (the option's name everywhere)
     layer: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    prepare: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
+    prepare: Mapping[str, object] | None = None,
     config: RunConfig | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -121,7 +121,7 @@ def _network(named: AdoptConfig, weights: str | Path | None, table: Table) -> nn
     return network.requires_grad_(requires_grad=False)
 
 
-def _prepare(network: nn.Module, changes: Mapping[str, Any]) -> ResizeCropConfig:
+def _prepare(network: nn.Module, changes: Mapping[str, object]) -> ResizeCropConfig:
     """What timm says where the network knows it, with what the user says on top."""
     own = dict(changes)
     if isinstance(own.get("size"), int):
