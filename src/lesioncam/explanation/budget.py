@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -81,11 +81,15 @@ class _Alive(TorchDispatchMode):
         self.given = 0
         self.accelerated = False
         self._now = 0
-        self._known: dict[int, Any] = {}
+        self._known: dict[int, object] = {}
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         del types
         given = kwargs or {}
         self._note((args, given), new=False)
@@ -93,7 +97,7 @@ class _Alive(TorchDispatchMode):
         self._note(out, new=True)
         return out
 
-    def _note(self, tree: Any, *, new: bool) -> None:
+    def _note(self, tree: object, *, new: bool) -> None:
         for leaf in tree_leaves(tree):
             if not isinstance(leaf, Tensor):
                 continue
@@ -107,6 +111,6 @@ class _Alive(TorchDispatchMode):
                 self.peak = max(self.peak, self._now)
                 self.accelerated |= leaf.device.type != "cpu"
 
-    def _forget(self, key: int, size: int, _: Any) -> None:
+    def _forget(self, key: int, size: int, _: object) -> None:
         self._known.pop(key, None)
         self._now -= size

@@ -321,7 +321,7 @@ def ready(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(kind)
 
 
-def scores_of(output: Any, target: Target | None = None) -> Tensor:
+def scores_of(output: object, target: Target | None = None) -> Tensor:
     """Scores ``(N, K)`` from whatever a model gives, with their graph.
 
     Args:
@@ -358,9 +358,9 @@ def scores_of(output: Any, target: Target | None = None) -> Tensor:
     return found
 
 
-def output_of(model: nn.Module, inner: str, images: Tensor) -> tuple[Any, Any]:
+def output_of(model: nn.Module, inner: str, images: Tensor) -> tuple[object, object]:
     """What a private network gives and what one of its modules gives, from one pass."""
-    kept: list[Any] = []
+    kept: list[object] = []
     handle = model.get_submodule(inner).register_forward_hook(lambda _, __, output: kept.append(output))
     try:
         output = model(ready(model, images))
