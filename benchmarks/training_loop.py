@@ -19,7 +19,8 @@ from lesioncam.functional.losses import bce_loss
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.data import AugmentConfig
 from lesioncam.options.run import make_config
-from lesioncam.training.fit import calm
+from lesioncam.training.loop import quiet_lightning
+from lesioncam.training.losses import BinaryCrossEntropy
 from lesioncam.training.modules import ClassifierModule
 
 IMAGES, ROUNDS, FLOOR = 256, 7, 0.9
@@ -48,9 +49,9 @@ class Clock(L.Callback):
 
 def ours(data: ImageSet, config: Any) -> float:
     network = build_classifier(config, 2).to(memory_format=torch.channels_last)
-    module = ClassifierModule(network, config, torch.ones(2), 10_000)
+    module = ClassifierModule(network, config, BinaryCrossEntropy(torch.ones(2)), 10_000)
     clock = Clock()
-    with calm():
+    with quiet_lightning():
         trainer = L.Trainer(
             max_epochs=1,
             accelerator="cpu",

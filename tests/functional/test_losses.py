@@ -228,6 +228,16 @@ def test_maps_of_absent_classes_are_pushed_down_everywhere(grid):
     torch.testing.assert_close(maps.grad[cold], torch.full((2, *grid), 0.5 / cells / 2))  # sigmoid(0) / n, two pairs
 
 
+@pytest.mark.parametrize("soft", [0.001, 0.3, 0.5, 0.9])
+def test_an_uncertain_class_is_not_pushed_down(soft):
+    """Only a label of exactly 0 says that a class is nowhere: of logits 0 and 3 the first alone counts, log 2."""
+    maps = torch.tensor([0.0, 3.0]).view(2, 1, 1, 1).requires_grad_()
+    loss = negative_map_loss(maps, torch.tensor([[0.0], [soft]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2))
+    assert maps.grad.flatten().tolist() == [0.5, 0.0]
+
+
 def test_padding_is_no_negative_image():
     maps = torch.tensor([[[[1.0, 9.0]]]])
     valid = torch.tensor([[[[True, False]]]])

@@ -13,6 +13,7 @@ from torch import nn
 import lesioncam as lc
 from lesioncam.errors import OptionError, RunError
 from lesioncam.models.classifier import build_classifier
+from lesioncam.models.layout import channels_last
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.training.aids import (
     Lattice,
@@ -28,7 +29,7 @@ from lesioncam.training.aids import (
     warp_images,
 )
 from lesioncam.training.losses import build_loss
-from lesioncam.training.modules import ClassifierModule, laid_out
+from lesioncam.training.modules import ClassifierModule
 from lesioncam.types import Batch, ClassifierOutput
 
 NAN = float("nan")
@@ -232,7 +233,7 @@ def test_without_aids_a_step_is_the_plain_one_to_the_bit(monkeypatch):
     step_of(config, network, batch, monkeypatch).backward()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        logits = plain(laid_out(batch.images), batch.valid).logits
+        logits = plain(channels_last(batch.images), batch.valid).logits
     lc_loss = build_loss(config, batch.labels.numpy())(logits, batch.labels, 0)
     lc_loss.backward()
     for mine, theirs in zip(network.parameters(), plain.parameters(), strict=True):
@@ -247,7 +248,7 @@ def test_a_step_adds_the_loss_of_both_views(weight, monkeypatch):
     nn.init.normal_(network.head.weight)  # the maps of a fresh one hardly differ
     found = step_of(config, copy.deepcopy(network), batch, monkeypatch).item()
     both, warp = second_view(batch, step_rng(0, 0), config)
-    output = network(laid_out(both.images), both.valid)
+    output = network(channels_last(both.images), both.valid)
     classified = build_loss(config, batch.labels.numpy())(output.logits, both.labels, 0)
     apart = disagreement(output, both.valid, warp, Lattice((0.0, 0.0), 8), config)
     assert apart.item() > 0.01
@@ -288,16 +289,16 @@ def same(a, b):
 
 def stopped_after(epochs, patch):
     """Interrupt as between two epochs."""
-    from lesioncam.training import fit as training
+    from lesioncam.training import loop
 
-    real = training._train
+    real = loop._run
 
-    def stopped(trainer, module, sets, config, go_on):
+    def stopped(trainer, *given):
         trainer.fit_loop.max_epochs = epochs
-        real(trainer, module, sets, config, go_on)
+        real(trainer, *given)
         return True
 
-    patch.setattr(training, "_train", stopped)
+    patch.setattr(loop, "_run", stopped)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(toy, quick, tmp_path):

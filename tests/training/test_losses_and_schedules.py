@@ -15,7 +15,7 @@ from lesioncam.errors import LesioncamError
 from lesioncam.functional.losses import bce_loss
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.training.losses import AucprBound, build_loss
-from lesioncam.training.modules import laid_out, make_optimizer, make_schedule
+from lesioncam.training.optimizers import make_optimizer, make_schedule
 
 NAN = float("nan")
 LABELS = np.float32([[1, 0], [0, 0], [0, 1], [NAN, 1]])
@@ -147,14 +147,6 @@ def test_the_words_of_the_command_line_are_the_typed_options():
         parse(RunArgs, "run", "t.csv --uncertain-for a=3".split())
 
 
-@pytest.mark.parametrize("sides", [(4, 5), (3, 4, 5)])
-def test_images_and_volumes_are_laid_out_channels_last(sides):
-    tensor = torch.rand(2, 3, *sides)
-    last = laid_out(tensor)
-    assert torch.equal(last, tensor)
-    assert last.stride(1) == 1
-
-
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
@@ -192,22 +184,22 @@ def unsure(toy):
 
 def test_what_a_loss_learns_is_in_the_checkpoint_and_resumes_to_the_bit(unsure, quick, tmp_path):
     """Interrupted between two epochs, after the multipliers have moved: the same weights, curve and multipliers."""
-    from lesioncam.training import fit as training
+    from lesioncam.training import loop
 
     options = {**quick, **CURIOUS, "epochs": 4, "patience": 0}
     lc.train(unsure, tmp_path / "whole", **options)
     whole = torch.load(tmp_path / "whole" / "log" / "last.ckpt", weights_only=True)
     assert not torch.equal(whole["state_dict"]["loss.multipliers"], torch.ones(2, 4))
 
-    out, real = tmp_path / "broken", training._train
+    out, real = tmp_path / "broken", loop._run
 
-    def stopped(trainer, module, sets, config, go_on):
+    def stopped(trainer, *given):
         trainer.fit_loop.max_epochs = 2
-        real(trainer, module, sets, config, go_on)
+        real(trainer, *given)
         return True
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_train", stopped)
+        patch.setattr(loop, "_run", stopped)
         lc.train(unsure, out, **options)
     assert len(pd.read_csv(out / "log" / "history.csv")) == 2
     lc.train(None, out, resume=True)

@@ -1,13 +1,17 @@
-"""What the training module asks of the optimiser, and how epochs are ranked."""
+"""What the training module asks of the optimiser, how epochs are ranked, and a network of another kind."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
+from lesioncam.runs.folder import RunFolder
+from lesioncam.training.loop import Loaders, train
 from lesioncam.training.losses import build_loss
-from lesioncam.training.modules import TIE, ClassifierModule
+from lesioncam.training.modules import TIE, ClassifierModule, NetworkModule
+from lesioncam.types import Batch
 
 LABELS = np.float32([[1, 0], [0, 1], [1, 1], [0, 0]])
 
@@ -57,3 +61,41 @@ def test_the_loss_decides_nothing_else_unless_it_is_asked_for():
     assert ranked(ordered)["val_loss"] > 4 > ranked(swapped)["val_loss"]
     assert ranked(ordered)["val_score"] > ranked(swapped)["val_score"]
     assert ranked(ordered, select="loss")["val_score"] < ranked(swapped, select="loss")["val_score"]
+
+
+class Denoiser(NetworkModule):
+    """A network with maps and no labels: it learns to give the image back."""
+
+    def batch_loss(self, batch):
+        return self.loss(self.network(batch.images), batch.images)
+
+    def validation_step(self, batch, _index):
+        self.log_validation(float(self.batch_loss(batch)), {"auroc": 0.5, "dice": 0.25})
+
+
+class Images(torch.utils.data.Dataset):
+    """Eight batches of noise as they are."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(i))
+        return Batch(images, torch.ones(4, 1, 8, 8, dtype=torch.bool), torch.zeros(4, 1), torch.arange(4))
+
+
+def test_a_network_of_another_kind_trains_in_the_same_loop(tmp_path):
+    network = nn.Conv2d(1, 1, 1)
+    nn.init.zeros_(network.weight)
+    config = make_config(epochs=3, learning_rate=0.5, precision="fp32", schedule="constant", optimizer="sgd,momentum=0")
+    loader = torch.utils.data.DataLoader(Images(), batch_size=None)
+    folder = RunFolder(tmp_path)
+    outcome = train(
+        Denoiser(network, config, nn.MSELoss(), 24), Loaders(loader, loader), config, folder, progress=False
+    )
+    assert (outcome.epochs, outcome.best_epoch, outcome.interrupted) == (3, 2, False)
+    assert network.weight.item() > 0.5
+    assert not network.training
+    header, *rows = folder.history.read_text().split()
+    assert header == "epoch,train_loss,val_loss,val_auroc,val_dice,learning_rate,seconds"
+    assert len(rows) == 3

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lesioncam.explanation.explain import explain
 from lesioncam.functional.cam import FORMULAS
-from lesioncam.models.backbone import memory_format
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier, shrink_valid
+from lesioncam.models.layout import channels_last
 from lesioncam.options.poolings import AcamPool
 from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
@@ -106,7 +106,7 @@ def _class_maps(classifier: TrainedClassifier, samples: Sequence[Sample]) -> lis
     """The class maps of a classifier of ours, with the logits and the features."""
     images, valid = _on_device(classifier, samples)
     with torch.inference_mode():
-        output = classifier(images.contiguous(memory_format=memory_format(images.ndim - 2)), valid)
+        output = classifier(channels_last(images), valid)
     logits, maps = output.logits.float().cpu().numpy(), output.maps.float().cpu().numpy()
     features = [None] * len(samples) if output.features is None else output.features.float().cpu().numpy()
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from lesioncam.functional.cam import FORMULAS, class_maps, eigencam
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
+from lesioncam.models.layout import channels_last
 from lesioncam.types import ClassifierOutput, Heatmaps
 
 _CHUNK, _ELEMENTS = 16, 2**26
@@ -315,10 +316,9 @@ def _score(twin: nn.Module, target: Target | None) -> Callable[[Tensor], Tensor]
     def score(images: Tensor) -> Tensor:
         nonlocal odd
         given = ready(twin, images)
-        if not odd and given.device.type == "cpu" and given.ndim in _CHANNELS_LAST:
+        if not odd and given.device.type == "cpu":
             try:
-                laid = given.contiguous(memory_format=_CHANNELS_LAST[given.ndim])
-                return scores_of(twin(laid), target).float()
+                return scores_of(twin(channels_last(given)), target).float()
             except RuntimeError as error:
                 if "view" not in str(error):
                     raise
@@ -326,10 +326,6 @@ def _score(twin: nn.Module, target: Target | None) -> Callable[[Tensor], Tensor]
         return scores_of(twin(given), target).float()
 
     return score
-
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""By the number of axes of a batch."""
 
 
 def _no_layer(method: str, asked: MapRequest) -> None:

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -262,9 +262,9 @@ class _Operation(NamedTuple):
     """One call of a function of torch."""
 
     name: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    func: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
 
     @property
     def given(self) -> Tensor | None:
@@ -276,7 +276,7 @@ class _Operation(NamedTuple):
         """Whether a tensor is among its arguments."""
         return any(each is tensor for each in self.args) or any(each is tensor for each in self.kwargs.values())
 
-    def run(self, old: Tensor | None = None, new: Callable[[Tensor], Tensor] | None = None) -> Any:
+    def run(self, old: Tensor | None = None, new: Callable[[Tensor], Tensor] | None = None) -> object:
         """Do it; with another tensor in place of one of its arguments."""
         if old is None or new is None:
             return self.func(*self.args, **self.kwargs)
@@ -294,7 +294,8 @@ class _Operation(NamedTuple):
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a linear step or a convolution."""
         weight = self.args[1] if len(self.args) > 1 else self.kwargs["weight"]
-        return weight, self.args[2] if len(self.args) > 2 else self.kwargs.get("bias")
+        bias = self.args[2] if len(self.args) > 2 else self.kwargs.get("bias")
+        return cast("Tensor", weight), cast("Tensor | None", bias)
 
 
 class PoolingFinder(TorchFunctionMode):
@@ -325,8 +326,12 @@ class PoolingFinder(TorchFunctionMode):
         self._convolved: tuple[weakref.ref[Tensor] | None, int] = (None, 0)
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run one operation."""
         name = getattr(func, "__name__", "")
         if self._source is None and name not in _NOTED:
@@ -346,7 +351,7 @@ class PoolingFinder(TorchFunctionMode):
         """Whether the last that was met was no pooling but the step from patches to the tokens of a transformer."""
         return self.attention > _FEW and (not self.found or self.where[0] in _RESHAPES)
 
-    def _before(self, operation: _Operation) -> Any:
+    def _before(self, operation: _Operation) -> object:
         """An operation on the way: the pass is cut if it does away with a grid."""
         out = operation.run()
         if operation.name not in _ENDS:
@@ -354,7 +359,7 @@ class PoolingFinder(TorchFunctionMode):
         layout = self._grid_axes(operation, out)
         return self._cut(operation, layout) if layout and self._chosen() else out
 
-    def _after(self, operation: _Operation) -> Any:
+    def _after(self, operation: _Operation) -> object:
         """An operation behind the cut: one more use of the same tensor, the way to the scores, or a grid again."""
         if self.where[0] in _RESHAPES and operation.name in _REDUCTIONS and self.only is None:
             layout = self._grid_axes(operation, None)
@@ -374,7 +379,7 @@ class PoolingFinder(TorchFunctionMode):
         self.met += 1
         return self.only in (None, self.met)
 
-    def _cut(self, operation: _Operation, layout: tuple[int, ...]) -> Any:
+    def _cut(self, operation: _Operation, layout: tuple[int, ...]) -> object:
         given = operation.given
         assert given is not None
         self._source, self.layout, self.where, self.head = given, layout, (operation.name, _caller()), None
@@ -383,19 +388,19 @@ class PoolingFinder(TorchFunctionMode):
         self.direct = same and given._version == version  # noqa: SLF001 (an activation in place changes it)
         return operation.run(given, self.cut)
 
-    def _grid_again(self, out: Any) -> bool:
+    def _grid_again(self, out: object) -> bool:
         if self.only is not None or self._source is None:
             return False
         same = [tuple(t.shape) for t in _tensors(out) if t.ndim == self._source.ndim]
         wide = [shape for shape in same if sum(n > 1 for n in shape[1:]) > 1]  # one axis is the channels, wherever
         return any(shape[axis] > 1 for shape in wide for axis in self.layout)
 
-    def _take_back(self, out: Any) -> Any:
+    def _take_back(self, out: object) -> object:
         self._source = None
         torch.set_grad_enabled(False)
         return out.detach() if isinstance(out, Tensor) else out
 
-    def _grid_axes(self, operation: _Operation, out: Any) -> tuple[int, ...]:
+    def _grid_axes(self, operation: _Operation, out: object) -> tuple[int, ...]:
         """The axes of the grid that an operation does away with; none if it leaves one or there was none."""
         given, name = operation.given, operation.name
         if given is None:
@@ -426,11 +431,11 @@ class PoolingFinder(TorchFunctionMode):
         fits = all(n <= most for n, most in zip(grid, known, strict=True)) and _uneven(grid, known) < _EVEN
         return found if fits else ()  # else it is the heads of an attention that are put together
 
-    def _note(self, operation: _Operation, out: Any) -> None:
+    def _note(self, operation: _Operation, out: object) -> None:
         """Remember the grid of convolutions, the last linear step, and how much attention there was."""
         if operation.name in _ATTENTION:
             self.attention += 1
-        if operation.name not in _CONVOLUTIONS and operation.name != "linear":
+        if not isinstance(out, Tensor) or (operation.name not in _CONVOLUTIONS and operation.name != "linear"):
             return
         weight, bias = operation.weights()
         if operation.name != "linear":
@@ -441,7 +446,7 @@ class PoolingFinder(TorchFunctionMode):
             self.head = Head(weight, bias, out)
 
 
-def _tensors(out: Any) -> list[Tensor]:
+def _tensors(out: object) -> list[Tensor]:
     if isinstance(out, Tensor):
         return [out]
     return [each for each in out if isinstance(each, Tensor)] if isinstance(out, tuple | list) else []

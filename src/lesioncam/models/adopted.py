@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +76,7 @@ def head_classes(scores: Tensor, classes: Sequence[str], name: str) -> None:
 # ---- building ----------------------------------------------------------------------------------------------------
 
 
-def _timm(name: str, options: Mapping[str, Any], classes: int | None) -> nn.Module:
+def _timm(name: str, options: Mapping[str, object], classes: int | None) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -104,7 +103,7 @@ def _own(adopted: AdoptConfig, build: Callable[..., nn.Module] | None) -> nn.Mod
     return network
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _function(name: str) -> Callable[..., object]:
     module, _, attribute = name.partition(":")
     try:
         with _working_folder():

@@ -6,10 +6,10 @@ import copy
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Alias:
     """A short name of our own: a timm name, the options that make it, and how deep and how local it is by default."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     stage: int | None = None
     dilate: bool = True
 
@@ -132,16 +132,6 @@ class MultiscaleBackbone(Backbone):
         return maps
 
 
-def memory_format(axes: int) -> torch.memory_format:
-    """How a batch of images (2 axes) or volumes (3) lies in memory so that convolutions are fastest.
-
-    Example:
-        >>> memory_format(2)
-        torch.channels_last
-    """
-    return torch.channels_last if axes == 2 else torch.channels_last_3d
-
-
 def build_backbone(config: BackboneConfig, channels: int, weights: str = "none") -> Backbone:
     """Build a network that gives features of the asked stride.
 
@@ -172,12 +162,12 @@ def build_backbone(config: BackboneConfig, channels: int, weights: str = "none")
     if config.multiscale:
         return _multiscale(name, channels, {**options, **pretrained}, config)
     network = _dilated(name, channels, {**options, **pretrained}, config.stride, config.stage)
-    if network is None or network.feature_info.reduction()[-1] != config.stride:
+    if network is None or _info(network).reduction()[-1] != config.stride:
         network = _deepest_stage(name, channels, {**options, **pretrained}, config.stride)
     if not config.dilate:
         _compact(network)
     form = str(getattr(network, "output_fmt", "NCHW"))
-    return Backbone(network, network.feature_info.channels()[-1], config.stride, channels_last="NHWC" in form)
+    return Backbone(network, _info(network).channels()[-1], config.stride, channels_last="NHWC" in form)
 
 
 _FREE_SIZE = {
@@ -213,7 +203,7 @@ def _continued(backbone: Backbone, run: Path) -> Backbone:
     return backbone
 
 
-def _resolve(config: BackboneConfig) -> tuple[BackboneConfig, dict[str, Any]]:
+def _resolve(config: BackboneConfig) -> tuple[BackboneConfig, dict[str, object]]:
     """The configuration with a timm name and nothing left open, and the options of timm."""
     import timm
 
@@ -240,7 +230,9 @@ def _near(name: str) -> list[str]:
     return get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
 
 
-def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int, stage: int | None) -> Any | None:
+def _dilated(
+    name: str, channels: int, options: Mapping[str, object], stride: int, stage: int | None
+) -> nn.Module | None:
     """The network up to the asked stage, its last strides taken out; None where timm refuses."""
     dilation = {} if stride == 32 else {"output_stride": stride}
     stages = (-1,) if stage is None else (_stage(name, channels, options, stage),)
@@ -248,7 +240,7 @@ def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int, 
         if _DENSE.fullmatch(name) and stage is None:
             network = _create(name, channels, options, stages)
             thin_out(network.children(), stride)
-            network.feature_info.info[network.feature_info.out_indices[-1]]["reduction"] = stride
+            _info(network).info[_info(network).out_indices[-1]]["reduction"] = stride
             return network
         return _create(name, channels, {**options, **dilation}, stages)
     except _REFUSALS as refusal:
@@ -256,11 +248,9 @@ def _dilated(name: str, channels: int, options: Mapping[str, Any], stride: int, 
         return None
 
 
-def _stage(name: str, channels: int, options: Mapping[str, Any], stage: int) -> int:
+def _stage(name: str, channels: int, options: Mapping[str, object], stage: int) -> int:
     """Index of a stage in timm's list, which begins with the stem where there is one of its own."""
-    names = _create(
-        name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")}
-    ).feature_info.module_name()
+    names = _all_stages(name, channels, options).module_name()
     stems = int(not any(part in names[0] for part in ("stages", "layer", "block")))
     if stage > len(names) - stems:
         raise ModelError(f"{name} has {len(names) - stems} stages; stage={stage} is not one of them.")
@@ -275,7 +265,7 @@ def _compact(network: nn.Module) -> None:
             module.padding = tuple(k // 2 for k in module.kernel_size)
 
 
-def _pretrained(weights: str) -> dict[str, Any]:
+def _pretrained(weights: str) -> dict[str, object]:
     if weights == "none":
         return {}
     if weights == "hub":
@@ -287,14 +277,16 @@ def _pretrained(weights: str) -> dict[str, Any]:
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
 
 
-def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[int, ...] | None = None) -> Any:
+def _create(
+    name: str, channels: int, options: Mapping[str, object], stages: tuple[int, ...] | None = None
+) -> nn.Module:
     import timm
     from safetensors import SafetensorError
 
     try:
         if stages is not None:
             options = {**options, "out_indices": stages}
-        return timm.create_model(name, features_only=True, in_chans=channels, **options)
+        network: nn.Module = timm.create_model(name, features_only=True, in_chans=channels, **options)
     except OSError as error:
         raise ModelError(
             f"pretrained weights of {name} cannot be had ({type(error).__name__}). With network, save them once "
@@ -304,14 +296,36 @@ def _create(name: str, channels: int, options: Mapping[str, Any], stages: tuple[
         raise ModelError(
             f"{name} cannot be built as a feature extractor with these options or weights: {first_line(error)}"
         ) from error
+    return network
 
 
-def _deepest_stage(name: str, channels: int, options: dict[str, Any], stride: int) -> Any:
+class _FeatureInfo(Protocol):
+    """What timm knows of the stages of a network."""
+
+    info: list[dict[str, object]]
+    out_indices: Sequence[int]
+
+    def reduction(self) -> list[int]: ...
+
+    def channels(self) -> list[int]: ...
+
+    def module_name(self) -> list[str]: ...
+
+
+def _info(network: nn.Module) -> _FeatureInfo:
+    return cast("_FeatureInfo", network.feature_info)
+
+
+def _all_stages(name: str, channels: int, options: Mapping[str, object]) -> _FeatureInfo:
+    """Of the network as it comes, without weights."""
+    return _info(_create(name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")}))
+
+
+def _deepest_stage(name: str, channels: int, options: dict[str, object], stride: int) -> nn.Module:
     try:
-        plain = _create(name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")})
+        reductions = _all_stages(name, channels, options).reduction()
     except _REFUSALS as error:
         raise ModelError(f"{name} does not take these options: {error}") from error
-    reductions = plain.feature_info.reduction()
     if stride not in reductions:
         offer = ", ".join(str(r) for r in sorted(set(reductions)) if r in (8, 16, 32)) or "none of 8, 16, 32"
         raise ModelError(f"{name} has no stage of stride {stride} and does not dilate; strides on offer: {offer}.")
@@ -331,11 +345,9 @@ class _Level(nn.Module):
         return found
 
 
-def _multiscale(name: str, channels: int, options: dict[str, Any], config: BackboneConfig) -> MultiscaleBackbone:
+def _multiscale(name: str, channels: int, options: dict[str, object], config: BackboneConfig) -> MultiscaleBackbone:
     """The stage of the asked stride and the next, coarser ones; nothing is dilated."""
-    reductions = _create(
-        name, channels, {k: v for k, v in options.items() if not k.startswith("pretrained")}
-    ).feature_info.reduction()
+    reductions = _all_stages(name, channels, options).reduction()
     if config.stride not in reductions:
         raise ModelError(f"{name} has no stage of stride {config.stride}; strides on offer: {reductions}.")
     first = len(reductions) - 1 - reductions[::-1].index(config.stride)
@@ -346,7 +358,7 @@ def _multiscale(name: str, channels: int, options: dict[str, Any], config: Backb
             "more. Lower it, or the stride."
         )
     network = _create(name, channels, options, tuple(range(first, first + config.multiscale + 1)))
-    widths, strides = network.feature_info.channels(), network.feature_info.reduction()
+    widths, strides = _info(network).channels(), _info(network).reduction()
     last = "NHWC" in str(getattr(network, "output_fmt", "NCHW"))
     levels = [
         Backbone(_Level(network, i), width, stride, channels_last=last)
@@ -421,9 +433,8 @@ def _flattened(backbone: Backbone) -> nn.Module:
             if isinstance(module, nn.LayerNorm | nn.GroupNorm) or type(module).__name__ in _GATES:
                 setattr(parent, name, nn.Identity())
             elif isinstance(module, nn.MaxPool2d | nn.MaxPool3d):  # on a flat image the first place, which is no centre
-                mean: Any = nn.AvgPool2d if isinstance(module, nn.MaxPool2d) else nn.AvgPool3d
-                flat = mean(module.kernel_size, module.stride, module.padding, module.ceil_mode)
-                setattr(parent, name, flat)
+                mean: type[nn.Module] = nn.AvgPool2d if isinstance(module, nn.MaxPool2d) else nn.AvgPool3d
+                setattr(parent, name, mean(module.kernel_size, module.stride, module.padding, module.ceil_mode))
     for module in probe.modules():
         if hasattr(module, "has_se"):
             module.has_se = False  # type: ignore[assignment]

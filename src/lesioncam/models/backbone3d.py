@@ -88,7 +88,7 @@ def build_trunk(name: str, config: BackboneConfig, channels: int) -> tuple[nn.Se
 # ---- the networks ------------------------------------------------------------------------------------------------
 
 
-def _resnet(depth: int, channels: int, options: dict[str, Any]) -> Parts:
+def _resnet(depth: int, channels: int, options: dict[str, object]) -> Parts:
     from monai.networks import nets
 
     if options.get("shortcut_type", "B") != "B":
@@ -103,7 +103,7 @@ def _resnet(depth: int, channels: int, options: dict[str, Any]) -> Parts:
     return Parts(stem | layers, tuple((name, {}) for name in layers), tuple(map(_last_width, layers.values())))
 
 
-def _renorm(network: nn.Module, norm: Any) -> None:
+def _renorm(network: nn.Module, norm: object) -> None:
     """Every batch norm replaced by another norm of as many channels."""
     from monai.networks.layers.utils import get_norm_layer
 
@@ -119,7 +119,7 @@ def _last_width(layer: nn.Module) -> int:
     return int(getattr(block, "conv3", block.conv2).out_channels)
 
 
-def _densenet(channels: int, options: dict[str, Any]) -> Parts:
+def _densenet(channels: int, options: dict[str, object]) -> Parts:
     from monai.networks import nets
 
     network = nets.DenseNet121(spatial_dims=3, in_channels=channels, out_channels=1, **options)
@@ -144,7 +144,7 @@ def _width_of(norm: Any) -> int:
     return int(norm.num_features if hasattr(norm, "num_features") else norm.num_channels)
 
 
-def _seresnet(channels: int, options: dict[str, Any]) -> Parts:
+def _seresnet(channels: int, options: dict[str, object]) -> Parts:
     from monai.networks import nets
 
     network = nets.SEResNet50(spatial_dims=3, in_channels=channels, num_classes=1, **options)
@@ -157,7 +157,7 @@ _EFFICIENT_STAGES = (1, 2, 4, 6)
 """The stacks of blocks after which strides 4, 8, 16 and 32 end."""
 
 
-def _efficientnet(channels: int, options: dict[str, Any]) -> Parts:
+def _efficientnet(channels: int, options: dict[str, object]) -> Parts:
     from monai.networks import nets
 
     network: Any = nets.EfficientNetBN(
@@ -175,7 +175,7 @@ def _efficientnet(channels: int, options: dict[str, Any]) -> Parts:
     return Parts(row, tuple(ends), (*widths, int(network._conv_head.out_channels)))  # noqa: SLF001
 
 
-BUILDERS: dict[str, Callable[[int, dict[str, Any]], Parts]] = {
+BUILDERS: dict[str, Callable[[int, dict[str, object]], Parts]] = {
     "resnet10": partial(_resnet, 10),
     "resnet18": partial(_resnet, 18),
     "resnet34": partial(_resnet, 34),

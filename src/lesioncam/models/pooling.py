@@ -45,7 +45,7 @@ class Pool(nn.Module):
         Raises:
             ModelError: if a user's own pooling gives something else.
         """
-        given: dict[str, Any] = {"features": features, "valid": valid}
+        given = {"features": features, "valid": valid}
         logits = self.function(class_maps, **{name: given[name] for name in self._extras})
         if not isinstance(logits, Tensor) or logits.shape != class_maps.shape[:2]:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lesioncam.functional.losses import equivariance_loss
 from lesioncam.geometry import plane_rotation
-from lesioncam.models.backbone import measure_origin, memory_format
+from lesioncam.models.backbone import measure_origin
 from lesioncam.models.classifier import Classifier
+from lesioncam.models.layout import channels_last
 from lesioncam.options.run import RunConfig
 from lesioncam.options.training import AidsConfig
 from lesioncam.types import Batch, ClassifierOutput
@@ -238,7 +239,7 @@ def erase_hottest(batch: Batch, network: nn.Module, lattice: Lattice, draws: np.
     network.eval()
     try:
         with torch.no_grad():
-            output = network(batch.images.contiguous(memory_format=memory_format(batch.images.ndim - 2)), batch.valid)
+            output = network(channels_last(batch.images), batch.valid)
     finally:
         for module, mode in modes:
             module.training = mode
