@@ -49,7 +49,8 @@ class Record:
 
     Attributes:
         id: unique name of the row (the image path without suffix unless the table has an ``id`` column).
-        image: path of the image, absolute or relative to the working directory; ``file#index`` picks one of several.
+        images: paths of its images, absolute or relative to the working directory; ``file#index`` picks one of several
+            in a file. One, or the sequences or views of an examination; none where the cell was blank.
         row: row number as a spreadsheet shows it (the header is row 1).
         labels: per class 1 positive, 0 negative, -1 uncertain, NaN unknown, in the order of the table's classes.
         patient: the user's own key of the patient; never leaves the run folder.
@@ -60,7 +61,7 @@ class Record:
     """
 
     id: str
-    image: str
+    images: tuple[str, ...]
     row: int
     labels: tuple[float, ...]
     patient: str | None = None
@@ -71,6 +72,20 @@ class Record:
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     boxes: tuple[Box, ...] = ()
     readers: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    @property
+    def image(self) -> str:
+        """Path of the image of a row that has one; "" where the cell was blank.
+
+        Raises:
+            ImageError: if there are several: whoever asks for one can look at one only.
+        """
+        if len(self.images) > 1:
+            raise ImageError(
+                f"row {self.row} ({self.id}) has {len(self.images)} images ({', '.join(self.images)}), but this looks "
+                "at one at a time; give each image a row of its own."
+            )
+        return self.images[0] if self.images else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def hot(row, column, shape=(20, 30), top=0.9):
 
 
 def record(name="slices/a"):
-    return Record(name, f"{name}.png", 2, (1.0, 0.0))
+    return Record(name, (f"{name}.png",), 2, (1.0, 0.0))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_the_scale_is_one_for_all_maps_and_only_rises(maps):
     save(maps.root / "v.mass.npy", hot(3, 4) * 1000 - 300)
     save(maps.root / "v.ring.npy", hot(3, 4))
     who = Validation(("v",), ("p",), ("val",))
-    row = Record("v", str(maps.root / "image.png"), 2, (1.0, 0.0))
+    row = Record("v", (str(maps.root / "image.png"),), 2, (1.0, 0.0))
     scale = foreign_scale(maps, [row], who)
     assert scale.tuned_on == {"p"}
     values = np.linspace(-300, 700, 50, dtype=np.float32)

@@ -142,7 +142,7 @@ def split(words: Sequence[str]) -> int:
     """`lesioncam split`."""
     args = parse(SplitArgs, "split", words)
     _log()
-    from lesioncam.data.table.duplicates import collect_prints, find_duplicates
+    from lesioncam.data.table.duplicates import collect_prints, duplicate_rows
     from lesioncam.data.table.table import read_table, write_table
     from lesioncam.errors import OptionError, RunError
     from lesioncam.types import SPLITS
@@ -153,7 +153,7 @@ def split(words: Sequence[str]) -> int:
     if len(ways) > 1:
         raise OptionError(f"one way at a time: {' and '.join('--' + w.replace('_', '-') for w in ways)} were given.")
     table = read_table(args.table, config=args.read)
-    pairs = [] if args.no_files else find_duplicates(collect_prints(table))
+    pairs = [] if args.no_files else duplicate_rows(table, collect_prints(table))
     table, notes = _split(args, table, pairs)
     write_table(table, args.out)
     if pairs:

@@ -34,8 +34,10 @@ def open_exam(source: Source, name: str | None = None) -> Exam:
 
 
 def exam_of(record: Record) -> Exam:
-    """A row of a table, read and checked."""
-    return open_exam(record.image, record.id)
+    """A row of a table with all its images, read and checked."""
+    if len(record.images) < 2:
+        return open_exam(record.image, record.id)
+    return Exam(record.id, record.images[0], tuple(open_exam(image).picture for image in record.images))
 
 
 def _decoded(source: Source, name: str) -> Picture:

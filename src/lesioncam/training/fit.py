@@ -155,10 +155,10 @@ def _build(config: RunConfig, classes: int, own_pool: OwnPool | None, weights: s
 def _sets(table: Table, config: RunConfig) -> tuple[ImageSet, ImageSet]:
     cache = ImageCache(config.preprocess, config.cache, config.cache_gb)
     train, val = table.split("train"), table.split("val")
-    _warm_up(cache, [*train.frame["image"], *val.frame["image"]])
+    _warm_up(cache, [*train.images(), *val.images()])
     return (
-        ImageSet(list(train.frame["image"]), _targets(train, config), cache, seed=config.seed, augment=config.augment),
-        ImageSet(list(val.frame["image"]), _targets(val, config).middle(), cache),
+        ImageSet(train.images(), _targets(train, config), cache, seed=config.seed, augment=config.augment),
+        ImageSet(val.images(), _targets(val, config).middle(), cache),
     )
 
 

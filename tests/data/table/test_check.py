@@ -97,6 +97,18 @@ def test_duplicates(folder):
     assert problems(report) == ["t.csv row 3: id 'same' is in row 2 too. Give every image an id of its own."]
 
 
+def test_rows_with_several_images_are_looked_at_and_stop_a_run(folder):
+    report = check(folder, [*rows()[:4], "e.png | gone.png,x,pe,test", "a.png|f.png,y,pa,train"])
+    said = problems(report)
+    way_out = "training and measuring take one image per row so far. "
+    way_out += "Give each image a row of its own, with the same patient."
+    assert f"t.csv row 6 has 2 images (e.png, gone.png); {way_out}" in said
+    assert f"t.csv row 7 has 2 images (a.png, f.png); {way_out}" in said
+    assert any(line.startswith("t.csv row 6: ") and "gone.png is missing" in line for line in said)
+    assert any(line.startswith("t.csv row 7: image 'a.png' is in row 2 too.") for line in said)
+    assert sum(report.sizes.values()) == 4 + 1 + 2
+
+
 def test_what_reading_found_is_listed_too(folder):
     report = check(folder, [*rows(), "a.png#0,z,pg,oops"], classes=["x", "y"])
     assert [problem.kind for problem in report.problems] == ["unknown label", "bad split"]
@@ -315,6 +327,16 @@ def test_near_duplicates_across_splits_are_problems(scans):
     assert len(report.prints) == 6
     assert check_table(read_table(scans / "t.csv"), duplicates=False).ok
     assert check_table(read_table(scans / "t.csv"), duplicates=False).prints is None
+
+
+def test_copies_among_the_images_of_rows_are_found(scans):
+    """Every image of a row is compared, but not with those of its own row."""
+    for name in ("c2", "e2"):
+        Image.open(scans / "b.png").save(scans / f"{name}.png")
+    Image.open(scans / "d.png").save(scans / "d2.png")
+    report = check(scans, rows(c="c.png|c2.png,x,pc,val", d="d.png|d2.png,y,pd,val", e="e.png|e2.png,x,pe,test"))
+    assert [(pair.first, pair.second) for pair in report.pairs] == [(1, 2), (1, 4), (2, 4)]
+    assert len(report.prints) == 9
 
 
 def test_near_duplicates_without_a_split_are_one_warning(scans):

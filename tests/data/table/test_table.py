@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lesioncam.data.table.table import Table, digest, read_table, write_table
-from lesioncam.errors import OptionError, TableError
+from lesioncam.errors import ImageError, OptionError, TableError
 from lesioncam.options.data import TableConfig
 from lesioncam.types import Box, Record
 
@@ -170,7 +170,7 @@ def test_mapped_columns_image_root_and_everything_optional(write, tmp_path):
     first, second = table.records()
     assert first == Record(
         id="one",
-        image=f"{root}/x/a.tif#3",
+        images=(f"{root}/x/a.tif#3",),
         row=2,
         labels=(0.0, 1.0),
         patient="7",
@@ -181,10 +181,26 @@ def test_mapped_columns_image_root_and_everything_optional(write, tmp_path):
         masks={"": (f"{root}/m1.png", f"{root}/m2.png"), "mass": ("/abs/m.png",)},
         boxes=(Box("mass", (1.0, 2.0, 3.5, 4.0)),),
     )
-    assert second == Record(id="b", image=f"{root}/b.png", row=3, labels=(1.0, 0.0), patient="007")
+    assert second == Record(id="b", images=(f"{root}/b.png",), row=3, labels=(1.0, 0.0), patient="007")
     assert table.patient_rule == "column PID"
     assert table.frame["extra:age"].tolist() == ["61", ""]
     assert table.source == "t.csv"
+
+
+def test_a_row_may_have_several_images(write, tmp_path):
+    """Sequences or views of one examination, joined as masks are; whoever looks at one image says so."""
+    table = read_table(write("image,label\nv/t1.nii | v/t2.nii,mass\nb.png,\n"))
+    first, second = table.records()
+    root = tmp_path.as_posix()
+    assert first.images == (f"{root}/v/t1.nii", f"{root}/v/t2.nii")
+    assert (first.id, second.id, second.images) == ("v/t1", "b", (f"{root}/b.png",))
+    assert second.image == f"{root}/b.png"
+    for asked in (lambda: first.image, table.images):
+        with pytest.raises(ImageError, match=r"row 2 \(v/t1\) has 2 images \(.*t1\.nii, .*t2\.nii\).*one at a time"):
+            asked()
+    again = read_table(write_table(table, tmp_path / "deep" / "copy.csv"))
+    assert again.frame["name"].tolist() == ["../v/t1.nii|../v/t2.nii", "../b.png"]
+    assert [record.images for record in again.records()] == [first.images, second.images]
 
 
 def test_config_object_is_the_same_as_keywords(write):
@@ -411,16 +427,11 @@ def test_readers_and_checked_labels_are_read_and_written(write, tmp_path, name):
         assert each.classes == ("cyst", "mass")
         assert each.verified().tolist() == [True, False, False]
         assert each.frame["verified"].tolist() == [True, False, None]
-        assert each.verified_only().frame["id"].tolist() == ["a"]
-        assert each.verified_only("test").frame["id"].tolist() == ["a"]
-        assert len(each.verified_only("val")) == 0
 
 
 def test_without_readers_and_checks(write):
     table = read_table(write("image,label,split\na,x,test\nb,y,val\n"))
     assert table.verified() is None
-    assert len(table.verified_only()) == 2
-    assert len(table.verified_only("val")) == 1
     assert table.readers() == ()
     assert [record.readers for record in table.records()] == [{}, {}]
 

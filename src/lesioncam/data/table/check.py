@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ import pandas as pd
 from lesioncam.data.io import nifti
 from lesioncam.data.io.base import ImageInfo
 from lesioncam.data.io.image import read_mask, read_picture, split_index, validate_image
-from lesioncam.data.table.duplicates import Pair, Prints, find_duplicates, one_thread_each
+from lesioncam.data.table.columns import image_paths
+from lesioncam.data.table.duplicates import Pair, Prints, duplicate_rows, one_thread_each
 from lesioncam.data.table.sheet import Problem
 from lesioncam.data.table.table import Table
 from lesioncam.data.table.targets import policy_table, targets_of
@@ -67,7 +69,7 @@ class CheckReport:
         images: rows of the table.
         patients: how many, or None where they are not known.
         pairs: images that are nearly the same, by position in the table; across splits and within.
-        prints: of every image, in the order of the table; None when they were not asked for.
+        prints: of every image, in the order of the table (`table_images`); None when they were not asked for.
         spacings: volumes per spacing, mm in the order of the sizes.
         policy: what became of uncertain and blank labels, class by class (`policy_table`).
     """
@@ -173,11 +175,11 @@ def check_table(
         >>> check_table(table, files=False).problems[0].message
         "table: all 4 labelled images are positive for 'mass'; there is nothing to tell it from. Add images without it."
     """
-    found = [*table.problems, *_duplicates(table), *_leaks(table), *_patients(table), *_splits(table)]
+    found = [*table.problems, *_duplicates(table), *_several(table), *_leaks(table), *_patients(table), *_splits(table)]
     policy = policy or validated(TableConfig, {"uncertain": uncertain, "blank": blank}, "policy")
     found += _classes(table, targets_of(table, policy).middle())
     seen = _see_files(table, prints=duplicates) if files else _Seen()
-    pairs = tuple(find_duplicates(seen.prints)) if seen.prints is not None else ()
+    pairs = tuple(duplicate_rows(table, seen.prints)) if seen.prints is not None else ()
     found += [*seen.problems, *_near_duplicates(table, pairs)]
     found.sort(key=lambda problem: problem.row or 0)
     warnings = tuple(problem for problem in found if _is_warning(problem, table))
@@ -249,24 +251,36 @@ def _is_warning(problem: Problem, table: Table) -> bool:
 
 
 def _duplicates(table: Table) -> Iterator[Problem]:
-    images = table.frame["image"].to_numpy(dtype=object)
-    twice = pd.Series(images).duplicated().to_numpy() & (images != "")
-    for row, first, name in _repeats(table, "image", twice):
+    frame = table.frame[["row", "image", "name", "id"]]
+    images = frame.assign(**{name: frame[name].map(image_paths) for name in ("image", "name")})
+    images = images.explode(["image", "name"]).dropna(subset="image")
+    twice = images["image"].duplicated().to_numpy()
+    for row, first, name in _repeats(images, "image", "name", twice):
         text = f"image {name!r} is in row {first} too. Keep one row per image; join several findings with '|'."
         yield Problem(row, "duplicate image", f"{table.source} row {row}: {text}")
-    ids = table.frame["id"].duplicated().to_numpy() & ~twice & (images != "")
-    for row, first, name in _repeats(table, "id", ids):
+    others = frame[(frame["image"] != "") & ~frame["row"].isin(images["row"][twice])]
+    ids = frame["id"].duplicated().loc[others.index].to_numpy()
+    for row, first, name in _repeats(frame, "id", "id", frame.index.isin(others.index[ids])):
         text = f"id {name!r} is in row {first} too. Give every image an id of its own."
         yield Problem(row, "duplicate id", f"{table.source} row {row}: {text}")
 
 
-def _repeats(table: Table, column: str, repeated: np.ndarray) -> Iterator[tuple[int, int, str]]:
+def _several(table: Table) -> Iterator[Problem]:
+    """Rows with several images, which no network of today looks at."""
+    for row, cell in zip(table.frame["row"], table.frame["image"], strict=True):
+        if len(images := image_paths(cell)) > 1:
+            text = (
+                f"has {len(images)} images ({', '.join(Path(image).name for image in images)}); training and measuring"
+            )
+            text += " take one image per row so far. Give each image a row of its own, with the same patient."
+            yield Problem(int(row), "several images", f"{table.source} row {row} {text}")
+
+
+def _repeats(frame: pd.DataFrame, column: str, shown: str, repeated: np.ndarray) -> Iterator[tuple[int, int, str]]:
     """Row, the row where the same value stood first, and how the user wrote it."""
     if not repeated.any():
         return
-    frame = table.frame
     first = frame.drop_duplicates(column).set_index(column)["row"]
-    shown = "name" if column == "image" else "id"
     again = frame[repeated]
     for row, key, name in zip(again["row"], again[column], again[shown], strict=True):
         yield int(row), int(first[key]), str(name)
@@ -430,6 +444,22 @@ class _Seen:
     problems: list[Problem] = field(default_factory=list)
     prints: Prints | None = None
 
+    def count(self, info: ImageInfo | None) -> None:
+        if info is None:
+            return
+        self.sizes[info.size] += 1
+        self.depths[info.depth] += 1
+        if info.spacing is not None:
+            self.spacings[tuple(round(mm, 3) for mm in info.spacing)] += 1
+
+
+class _Image(NamedTuple):
+    """What decoding one image told; nothing if it could not be read."""
+
+    info: ImageInfo | None = None
+    print: Print | None = None
+    grid: VolumeGrid | None = None
+
 
 def _see_files(table: Table, *, prints: bool) -> _Seen:
     """Every image with its masks, a few at a time, so that memory stays flat."""
@@ -437,16 +467,13 @@ def _see_files(table: Table, *, prints: bool) -> _Seen:
     records, seen, found = table.records(), _Seen(), []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, one_thread_each():
         for start in range(0, len(records), 256):
-            for info, print_, problems in pool.map(look.at, records[start : start + 256]):
+            for images, problems in pool.map(look.at, records[start : start + 256]):
                 seen.problems += problems
-                found.append(print_)
-                if info is not None:
-                    seen.sizes[info.size] += 1
-                    seen.depths[info.depth] += 1
-                    if info.spacing is not None:
-                        seen.spacings[tuple(round(mm, 3) for mm in info.spacing)] += 1
+                found += [image.print for image in images]
+                for image in images:
+                    seen.count(image.info)
     if prints:
-        seen.prints = Prints.of([record.id for record in records], found)
+        seen.prints = Prints.of([record.id for record in records for _ in record.images or ("",)], found)
     return seen
 
 
@@ -458,25 +485,35 @@ class _Look:
     classes: tuple[str, ...]
     prints: bool
 
-    def at(self, record: Record) -> tuple[ImageInfo | None, Print | None, list[Problem]]:
-        if not record.image:
-            return None, None, []
+    def at(self, record: Record) -> tuple[list[_Image], list[Problem]]:
+        problems: list[Problem] = []
+        images = [self._image(record, path, problems) for path in record.images] or [_Image()]
+        known = {image.info.size: image for image in images if image.info is not None}
+        if len(known) == 1:  # masks and boxes lie on the grid of all its images
+            problems += self._truth(record, next(iter(known.values())))
+        return images, problems
+
+    def _image(self, record: Record, path: str, problems: list[Problem]) -> _Image:
         try:
-            picture = read_picture(record.image)
+            picture = read_picture(path)
         except ImageError as error:
-            missing = not split_index(record.image)[0].exists()
-            return None, None, [self._problem(record, "missing image" if missing else "unreadable image", error)]
-        found = []
+            missing = not split_index(path)[0].exists()
+            problems.append(self._problem(record, "missing image" if missing else "unreadable image", error))
+            return _Image()
         try:
             validate_image(picture)
         except ImageError as error:
-            found.append(self._problem(record, "image without content", error))
-        info, grid = ImageInfo.of(picture), picture.grid
-        found += self._masks(record, info.size)
-        found += self._reader_masks(record, info.size)
-        found += self._elsewhere(record, grid)
-        found += self._boxes(record, grid.shape[::-1] if grid is not None else info.size)
-        return info, image_print(picture.plane) if self.prints and picture.pixels.size else None, found
+            problems.append(self._problem(record, "image without content", error))
+        print_ = image_print(picture.plane) if self.prints and picture.pixels.size else None
+        return _Image(ImageInfo.of(picture), print_, picture.grid)
+
+    def _truth(self, record: Record, image: _Image) -> Iterator[Problem]:
+        assert image.info is not None
+        size, grid = image.info.size, image.grid
+        yield from self._masks(record, size)
+        yield from self._reader_masks(record, size)
+        yield from self._elsewhere(record, grid)
+        yield from self._boxes(record, grid.shape[::-1] if grid is not None else size)
 
     def _problem(self, record: Record, kind: str, text: object) -> Problem:
         return Problem(record.row, kind, f"{self.source} row {record.row}: {text}")

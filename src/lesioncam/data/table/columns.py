@@ -15,7 +15,6 @@ from lesioncam.data.table.sheet import Problem, Sheet, hint_at, written_rule
 from lesioncam.errors import OptionError
 from lesioncam.types import SPLITS, Box
 
-"""The three roles of data; a split column holds nothing else."""
 _SUFFIX = r"\.[A-Za-z][A-Za-z0-9]*(?:\.gz)?(?=(?:#\d+)?$)"
 _NO_MASKS: Mapping[str, tuple[str, ...]] = {}
 _NO_READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {}
@@ -48,9 +47,19 @@ def join_paths(root: str, cells: Iterable[str]) -> list[str]:
     return [os.path.normpath(os.path.join(root, cell)).replace(os.sep, "/") if cell else "" for cell in cells]  # noqa: PTH118
 
 
+def image_paths(cell: str) -> tuple[str, ...]:
+    """The files of an image or mask cell, which are joined by ``|``.
+
+    Example:
+        >>> image_paths("a.png"), image_paths("t1.nii | t2.nii"), image_paths("")
+        (('a.png',), ('t1.nii', 't2.nii'), ())
+    """
+    return tuple(part.strip() for part in cell.split("|") if part.strip())
+
+
 def read_ids(sheet: Sheet, names: np.ndarray) -> np.ndarray:
-    """The id column, else the image cell without suffix, else (where that is not unique) the whole cell."""
-    stems = pd.Series(names, dtype=object).str.replace(_SUFFIX, "", regex=True)
+    """The id column, else the (first) image's name without suffix, else (where that is not unique) the whole cell."""
+    stems = pd.Series(names, dtype=object).str.split("|").str[0].str.strip().str.replace(_SUFFIX, "", regex=True)
     stems = stems.mask(stems.duplicated(keep=False), pd.Series(names, dtype=object))
     derived = stems.to_numpy(dtype=object)
     cells = sheet.cells("id")
@@ -173,7 +182,7 @@ def _mask_files(sheet: Sheet, name: str, root: str) -> Iterator[tuple[int, tuple
     cells = sheet.cells(name)
     assert cells is not None
     for position in np.flatnonzero(cells != "").tolist():
-        yield position, tuple(join_paths(root, (part.strip() for part in cells[position].split("|") if part.strip())))
+        yield position, tuple(join_paths(root, image_paths(cells[position])))
 
 
 def read_verified(sheet: Sheet) -> np.ndarray:

@@ -23,6 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lesioncam.data.io.image import read_picture
+from lesioncam.data.table.columns import image_paths
 from lesioncam.data.table.table import Table
 from lesioncam.errors import ImageError, RunError
 from lesioncam.files import write_with
@@ -110,9 +111,10 @@ def collect_prints(table: Table, *, progress: Callable[[int, int], object] | Non
         progress: called with how many images are done, and of how many.
 
     Returns:
-        One print per row, under the row's id.
+        One print per image, in the order of the table, under its row's id; a row without an image has a blank one.
     """
-    names, images = (table.frame[name].tolist() for name in ("id", "image"))
+    images, rows = table_images(table)
+    names = table.frame["id"].to_numpy(dtype=object)[rows].tolist()
     found: list[Print | None] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(images), 64):
@@ -121,6 +123,29 @@ def collect_prints(table: Table, *, progress: Callable[[int, int], object] | Non
             if progress is not None:
                 progress(len(found), len(images))
     return Prints.of(names, found)
+
+
+def table_images(table: Table) -> tuple[list[str], np.ndarray]:
+    """Every image of a table ("" for a row without) and the position of its row."""
+    cells = [image_paths(cell) or ("",) for cell in table.frame["image"]]
+    rows = np.repeat(np.arange(len(cells)), [len(images) for images in cells])
+    return [image for images in cells for image in images], rows
+
+
+def duplicate_rows(table: Table, prints: Prints) -> list[Pair]:
+    """Rows of a table that have nearly the same image: pairs of positions in the table.
+
+    Args:
+        table: n rows.
+        prints: of all its images, as :func:`collect_prints` gives them.
+    """
+    rows = table_images(table)[1].tolist()
+    pairs: dict[tuple[int, int], Pair] = {}
+    for pair in find_duplicates(prints):
+        first, second = rows[pair.first], rows[pair.second]
+        if first != second:  # the images of one row are meant to be alike
+            pairs.setdefault((first, second), pair._replace(first=first, second=second))
+    return list(pairs.values())
 
 
 def _print_of(image: str) -> Print | None:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lesioncam.data.table.columns import (
+    image_paths,
     join_paths,
     objects_of,
     plain_number,
@@ -48,12 +49,12 @@ class Table:
     """A table of labels, read and mapped.
 
     Attributes:
-        frame: n rows with the columns ``row`` (the header is row 1), ``id``, ``image`` (path joined to the image
-            root, ``#index`` kept), ``name`` (the cell as the user wrote it), ``patient``, ``study``, ``view``,
-            ``laterality``, ``split`` (None where blank), ``negative`` (the no-lesion labels of the row, joined by
-            ``|``), ``masks`` (class -> paths, ``""`` for every positive class), ``boxes`` (native pixels), ``readers``
-            (reader -> class -> paths), ``verified`` (True, False or None; only where the table has the column), and
-            the user's other columns as ``extra:<name>``.
+        frame: n rows with the columns ``row`` (the header is row 1), ``id``, ``image`` (path joined to the image root,
+            ``#index`` kept; several images of a row are joined by ``|``), ``name`` (the cell as the user wrote it),
+            ``patient``, ``study``, ``view``, ``laterality``, ``split`` (None where blank), ``negative`` (the no-lesion
+            labels of the row, joined by ``|``), ``masks`` (class -> paths, ``""`` for every positive class), ``boxes``
+            (native pixels), ``readers`` (reader -> class -> paths), ``verified`` (True, False or None; only where the
+            table has the column), and the user's other columns as ``extra:<name>``.
         classes: the K lesion classes.
         states: ``(n, K)`` float32: 1 positive, 0 negative, -1 uncertain, NaN unknown.
         negative: labels that are no lesion; they make no class, such a row is negative for every class.
@@ -84,7 +85,7 @@ class Table:
         columns = [self.frame[name].tolist() for name in names]
         labels = map(tuple, self.states.tolist())
         return [
-            Record(key, image, row, label, *rest)
+            Record(key, image_paths(image), row, label, *rest)
             for (key, image, row, *rest), label in zip(zip(*columns, strict=True), labels, strict=True)
         ]
 
@@ -137,21 +138,13 @@ class Table:
             return None
         return np.array([cell is True for cell in self.frame["verified"].tolist()], dtype=bool)
 
-    def verified_only(self, split: str | None = None) -> Table:
-        """The rows, of one split or all, whose labels were checked; all of them where the table does not say.
+    def images(self) -> list[str]:
+        """The image of each row.
 
         Raises:
-            OptionError: if ``split`` is not train, val or test.
-
-        Example:
-            >>> frame = pd.DataFrame({"id": list("ab"), "row": [2, 3], "verified": [True, None]})
-            >>> t = Table(frame, ("mass",), np.float32([[1], [0]]))
-            >>> t.verified(), len(t.verified_only())
-            (array([ True, False]), 1)
+            ImageError: if a row has several: whoever asks for one can look at one only.
         """
-        part = self if split is None else self.split(split)
-        checked = part.verified()
-        return part if checked is None else part.take(checked)
+        return [record.image for record in self.records()]
 
     def readers(self) -> tuple[str, ...]:
         """The readers who drew masks (``mask@<reader>``), in the order of their columns."""
@@ -231,7 +224,10 @@ def _build(sheet: Sheet, labels: Labels, root: str) -> Table:
     sheet.report(np.flatnonzero(names == ""), "no image", "the image cell is blank. Fill it or take the row out.")
     split = read_split(sheet)
     patient, rule = read_patients(sheet, names, labels.states, split)
-    columns: dict[str, np.ndarray] = {"id": read_ids(sheet, names), "image": objects_of(join_paths(root, names))}
+    columns: dict[str, np.ndarray] = {
+        "id": read_ids(sheet, names),
+        "image": objects_of(["|".join(join_paths(root, image_paths(cell))) for cell in names]),
+    }
     columns["name"] = names
     columns["patient"] = patient
     columns |= {name: text_or_none(sheet.cells(name), n) for name in TEXTS}
@@ -297,7 +293,8 @@ def write_table(table: Table, path: str | Path) -> Path:
 
 def _sheet_of(table: Table, folder: Path) -> pd.DataFrame:
     frame, relative = table.frame, relative_to(folder)
-    columns: dict[str, Sequence[Any]] = {"image": [relative(path) for path in frame["image"]]}
+    columns: dict[str, Sequence[object]] = {}
+    columns["image"] = ["|".join(map(relative, image_paths(cell))) for cell in frame["image"]]
     columns["id"] = frame["id"].tolist()
     if table.patient_rule:
         plain = table.patient_rule == "column patient"
