@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from scipy.stats import rankdata
 
-from lesioncam.data.phantom import SPLITS, Phantom, draw_slice, draw_volume, patient, write_phantom, write_volumes
-from lesioncam.data.phantom import _head as head
-from lesioncam.data.phantom import _plane as plane
+from lesioncam.data.phantom import Phantom, draw_slice, draw_volume, patient, write_phantom, write_volumes
+from lesioncam.data.phantom.anatomy import template_head as head
+from lesioncam.data.phantom.draw import plane_points as plane
+from lesioncam.types import SPLITS
 
 THREE = ("mass", "ring", "infiltration")
 SMALL = Phantom(patients=9, slices=2, size=(64, 56), classes=THREE)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lesioncam.data import phantom as ph
+from lesioncam.data.phantom import Phantom, draw_slice, patient
+from lesioncam.data.phantom.anatomy import SLAB_MM, template_head
+from lesioncam.data.phantom.draw import plane_points
 from lesioncam.data.preprocess import foreground_box
 from lesioncam.errors import GeometryError
 from lesioncam.functional.body import body_mask
@@ -43,19 +45,19 @@ def overlap(found, truth):
 
 def true_head(phantom, patient, z):
     """Inside the outer edge of the scalp, from the phantom's own distance to the brain."""
-    points = ph._plane(phantom.size, phantom.spacing_mm, z).reshape(-1, 3)
+    points = plane_points(phantom.size, phantom.spacing_mm, z).reshape(-1, 3)
     bone, scalp, _ = patient.contrast.shell(points).T
     edge = np.maximum(8.5 + bone, 5.5) + np.maximum(5.0 + scalp, 2.0)
-    return (ph._head().distance(patient.warp(points)) < edge).reshape(phantom.size)
+    return (template_head().distance(patient.warp(points)) < edge).reshape(phantom.size)
 
 
 def test_the_heads_of_the_phantom_are_found_to_three_pixels():
-    phantom, errors = ph.Phantom(patients=30), {"largest": [], "body": []}
-    heights = np.linspace(*ph.SLAB_MM, 30)
+    phantom, errors = Phantom(patients=30), {"largest": [], "body": []}
+    heights = np.linspace(*SLAB_MM, 30)
     for number in range(30):
-        patient, z = ph.patient(phantom, number), heights[number * 7 % 30]
-        image, _ = ph.draw_slice(phantom, patient, z)
-        truth = true_head(phantom, patient, z)
+        someone, z = patient(phantom, number), heights[number * 7 % 30]
+        image, _ = draw_slice(phantom, someone, z)
+        truth = true_head(phantom, someone, z)
         for rule, found in errors.items():
             found.append(apart(foreground_box(image.astype(np.float32), rule), margin(box_of(truth), truth.shape)))
         body = body_mask(image.astype(np.float32))

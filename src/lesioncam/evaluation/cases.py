@@ -14,7 +14,7 @@ import pandas as pd
 
 from lesioncam.errors import RunError
 from lesioncam.evaluation.controls import ControlMap
-from lesioncam.files import write_with
+from lesioncam.files import write_csv
 from lesioncam.functional.boxes import box_iou, component_boxes, inside_boxes
 from lesioncam.functional.calibration import log_odds
 from lesioncam.functional.segmentation import overlap_counts
@@ -181,7 +181,7 @@ def write_cases(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame)
     for name, kind in COLUMNS.items():
         if kind == "whole":
             frame[name] = pd.to_numeric(frame[name]).astype("Int64")
-    return write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
+    return write_csv(path, frame)
 
 
 def read_cases(path: Path) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from lesioncam.evaluation.summary import (
     patient_draws,
     per_class,
 )
-from lesioncam.files import read_arrays, write_arrays, write_with
+from lesioncam.files import read_arrays, write_arrays, write_csv
 from lesioncam.functional.boxes import box_iou, inside_boxes
 from lesioncam.functional.localisation import (
     FALSE_POSITIVES,
@@ -199,7 +199,7 @@ class ExtendedCases:
             if kind == "whole":
                 frame[name] = frame[name].astype("Int64")
         arrays = keys | {"thresholds": THRESHOLDS} | self.sweeps()._asdict()
-        write_with(folder / "extended.csv", lambda part: frame.to_csv(part, index=False, lineterminator="\n"))
+        write_csv(folder / "extended.csv", frame)
         write_arrays(folder / "sweeps.npz", arrays)
         return folder
 

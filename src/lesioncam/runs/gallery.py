@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from lesioncam.errors import RunError
-from lesioncam.files import write_with
+from lesioncam.files import write_csv
 
 _COLUMNS = {"image": "image", "label": "class", "group": "group", "reason": "reason", "file": "file"}
 
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 def write_gallery(path: Path, rows: Sequence[Shown]) -> Path:
     """Write it, whole or not at all."""
     frame = pd.DataFrame(rows, columns=list(_COLUMNS)).rename(columns=_COLUMNS)
-    return write_with(path, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
+    return write_csv(path, frame)
 
 
 def read_gallery(path: Path) -> list[Shown]:

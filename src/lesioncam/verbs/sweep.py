@@ -26,7 +26,7 @@ from lesioncam.data.table.table import Table, digest, read_table
 from lesioncam.data.table.targets import check_task
 from lesioncam.errors import LesioncamError, OptionError, RunError, TableError
 from lesioncam.evaluation.controls import is_method
-from lesioncam.files import read_json, write_json, write_text, write_with
+from lesioncam.files import read_json, write_csv, write_json, write_text
 from lesioncam.measurement.guard import table_roles
 from lesioncam.options.base import validated
 from lesioncam.options.data import AugmentConfig
@@ -551,7 +551,7 @@ class _Book:
         rows = pd.DataFrame(list(self._rows.values()))
         summary = summarise_sweep(rows, [option for option in self._plan.varied if option not in SPREAD])
         for name, frame in (("sweep.csv", rows), ("summary.csv", summary)):
-            write_with(self._folder / name, lambda p, f=frame: f.to_csv(p, index=False, lineterminator="\n"))  # type: ignore[misc]
+            write_csv(self._folder / name, frame)
         write_text(self._folder / "summary.md", _page(self._plan, summary))
 
 

@@ -10,7 +10,7 @@ from lesioncam.data.sources import br35h, figshare_brain, folder, idrid, mnist, 
 from lesioncam.data.sources.base import Source
 from lesioncam.data.table.table import relative_to
 from lesioncam.errors import OptionError, TableError
-from lesioncam.files import write_with
+from lesioncam.files import write_csv, write_with
 from lesioncam.lookup import find
 
 SOURCES = {
@@ -109,4 +109,4 @@ def write_index(frame: pd.DataFrame, out: str | Path) -> Path:
         written[column] = pd.Series(cells, index=frame.index, dtype=object)
     if place.suffix in {".parquet", ".pq"}:
         return write_with(place, lambda partial: written.to_parquet(partial, index=False))
-    return write_with(place, lambda partial: written.to_csv(partial, index=False, lineterminator="\n"))
+    return write_csv(place, written)

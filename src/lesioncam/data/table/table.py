@@ -36,7 +36,7 @@ from lesioncam.data.table.labels import Labels, read_labels
 from lesioncam.data.table.policy import make_targets
 from lesioncam.data.table.sheet import NAMES, PREFIXES, TEXTS, Problem, Sheet, open_sheet, written_rule
 from lesioncam.errors import OptionError
-from lesioncam.files import write_with
+from lesioncam.files import write_csv, write_with
 from lesioncam.options.base import validated
 from lesioncam.options.data import TableConfig
 from lesioncam.types import NEGATIVE, POSITIVE, SPLITS, UNCERTAIN, Box, Record
@@ -288,7 +288,7 @@ def write_table(table: Table, path: str | Path) -> Path:
         return write_with(place, lambda partial: frame.to_parquet(partial, index=False))
     if not place.name.endswith((".csv", ".csv.gz")):
         raise OptionError(f"{place.name} has no suffix this writes; use .csv, .csv.gz or .parquet.")
-    return write_with(place, lambda partial: frame.to_csv(partial, index=False, lineterminator="\n"))
+    return write_csv(place, frame)
 
 
 def _sheet_of(table: Table, folder: Path) -> pd.DataFrame:
