@@ -25,8 +25,10 @@ import torch
 
 from benchmarks.pooling_results import append, hardware, numbers, rewrite, spread
 from lesioncam.options.run import make_config
+from lesioncam.verbs.evaluate import evaluate
 from lesioncam.verbs.jobs import Ended, side_by_side
-from lesioncam.verbs.steps import Run, evaluate, run
+from lesioncam.verbs.result import Run
+from lesioncam.verbs.run import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 MARKS = ("<!-- aids -->\n", "<!-- end of aids -->\n")

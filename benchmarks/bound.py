@@ -28,7 +28,7 @@ from lesioncam.data.table.table import Table, read_table
 from lesioncam.measurement.truth import read_masks
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.types import Record, Sample
-from lesioncam.verbs.steps import evaluate_maps
+from lesioncam.verbs.evaluate_maps import evaluate_maps
 
 logger = logging.getLogger(__name__)
 

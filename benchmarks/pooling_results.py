@@ -28,7 +28,9 @@ from lesioncam.evaluation.controls import is_method
 from lesioncam.evaluation.summary import best_control
 from lesioncam.files import write_text
 from lesioncam.options.poolings import POOLING_TYPES
-from lesioncam.verbs.steps import Run, demo_config, evaluate
+from lesioncam.verbs.demo import demo_config
+from lesioncam.verbs.evaluate import evaluate
+from lesioncam.verbs.result import Run
 from lesioncam.verbs.sweep import sweep
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"

@@ -42,8 +42,14 @@ if TYPE_CHECKING:
     from lesioncam.reporting.comparison.comparison import compare_runs as compare
     from lesioncam.types import CaseResult, ClassifierOutput, Heatmap, Heatmaps, Segmentation
     from lesioncam.verbs.adopt import adopt
-    from lesioncam.verbs.steps import demo, evaluate, evaluate_maps, predict, report, run, train
+    from lesioncam.verbs.demo import demo
+    from lesioncam.verbs.evaluate import evaluate
+    from lesioncam.verbs.evaluate_maps import evaluate_maps
+    from lesioncam.verbs.predict import predict
+    from lesioncam.verbs.report import report
+    from lesioncam.verbs.run import run
     from lesioncam.verbs.sweep import sweep
+    from lesioncam.verbs.train import train
 
 _HOMES = {
     "AcamPool": "lesioncam.options.poolings",
@@ -74,20 +80,20 @@ _HOMES = {
     "analyse": "lesioncam.inference.look",
     "check_table": "lesioncam.data.table.check",
     "compare": "lesioncam.reporting.comparison.comparison:compare_runs",
-    "demo": "lesioncam.verbs.steps",
-    "evaluate": "lesioncam.verbs.steps",
-    "evaluate_maps": "lesioncam.verbs.steps",
+    "demo": "lesioncam.verbs.demo",
+    "evaluate": "lesioncam.verbs.evaluate",
+    "evaluate_maps": "lesioncam.verbs.evaluate_maps",
     "explain": "lesioncam.explanation.explain",
     "index_source": "lesioncam.data.sources",
     "load": "lesioncam.models.checkpoint:load_classifier",
     "load_recipe": "lesioncam.options.recipes",
-    "predict": "lesioncam.verbs.steps",
+    "predict": "lesioncam.verbs.predict",
     "read_table": "lesioncam.data.table.table",
-    "report": "lesioncam.verbs.steps",
-    "run": "lesioncam.verbs.steps",
+    "report": "lesioncam.verbs.report",
+    "run": "lesioncam.verbs.run",
     "split_table": "lesioncam.data.table.split",
     "sweep": "lesioncam.verbs.sweep",
-    "train": "lesioncam.verbs.steps",
+    "train": "lesioncam.verbs.train",
     "write_table": "lesioncam.data.table.table",
 }
 

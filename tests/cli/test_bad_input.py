@@ -166,7 +166,7 @@ def test_a_folder_that_exists(toy, tmp_path, capsys):
 
 
 def test_tensorboard_that_is_not_installed(table, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lesioncam.verbs.steps.find_spec", lambda _name: None)
+    monkeypatch.setattr("lesioncam.verbs.prepare.find_spec", lambda _name: None)
     assert "lesioncam[tensorboard]" in refused(table, tmp_path, capsys, "--tensorboard")
 
 

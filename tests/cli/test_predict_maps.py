@@ -137,3 +137,19 @@ def test_in_python_the_words_are_the_same(toy_run, slide, tmp_path):
 def test_a_slip_on_the_command_line(toy_run, slide, tmp_path, capsys):
     assert main(["predict", str(toy_run), str(slide), "-o", str(tmp_path / "a"), "--class", "dott"]) == 2
     assert "Did you mean 'dot'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "tpu"])
+def test_a_device_that_is_not_there_is_one_sentence(toy_run, slide, tmp_path, capsys, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for words in (["predict", str(toy_run), str(slide), "-o", str(tmp_path / "out")], ["evaluate", str(toy_run)]):
+        assert main([*words, "--device", device]) == 2
+        said = capsys.readouterr().err
+        assert device in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cpu_may_be_asked_for(toy_run, slide, tmp_path):
+    asked, auto = (predict(toy_run, slide, tmp_path / one, "--device", one) for one in ("cpu", "auto"))
+    np.testing.assert_allclose(asked["probability"], auto["probability"], atol=1e-3)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import lesioncam as lc
-from lesioncam.explanation.cam import explain_samples
 from lesioncam.explanation.sanity import randomised
+from lesioncam.inference.classifier import explained_samples
 from lesioncam.measurement.load import load_subject
 from lesioncam.measurement.part import Part
 from lesioncam.measurement.sanity import sanity_of
@@ -43,12 +43,14 @@ def test_maps_that_ignore_the_weights_are_given_away(toy_run, part, monkeypatch)
     model = lc.load(toy_run)
     plain = model.card.config.map
 
-    def edges(classifier, samples, method):
-        (sample,), (found,) = samples, explain_samples(classifier, samples, method)
-        raw = np.repeat(sample.image[:1, ::8, ::8], len(classifier.classes), axis=0)
-        return [found._replace(heatmap=type(found.heatmap)(raw, classifier.classes, plain, "", sample.geometry))]
+    def edges(classifier, samples):
+        raws = [np.repeat(sample.image[:1, ::8, ::8], len(classifier.classes), axis=0) for sample in samples]
+        return [
+            one._replace(heatmap=type(one.heatmap)(raw, classifier.classes, plain, "", one.heatmap.geometry))
+            for one, raw in zip(explained_samples(classifier, samples), raws, strict=True)
+        ]
 
-    monkeypatch.setattr("lesioncam.measurement.sanity.explain_samples", edges)
+    monkeypatch.setattr("lesioncam.measurement.sanity.explained_samples", edges)
     small = Part(part.table.take([0, 1, 2]), part.subject, part.key)
     found = sanity_of(model, small)
     assert found.similarity == pytest.approx(1.0)

@@ -21,7 +21,7 @@ from lesioncam.models.classifier import build_classifier
 from lesioncam.options.recipes import describe_recipe, list_recipes, load_recipe, recipe_files
 from lesioncam.options.run import make_config
 from lesioncam.runs.folder import RunFolder
-from lesioncam.verbs.steps import train
+from lesioncam.verbs.train import train
 
 NAMES = ["acam-brats", "chexnet", "figshare-brain", "gap-vgg16", "mnist-clear", "pcam-chestxray14", "pcam-chexpert"]
 
@@ -270,7 +270,8 @@ def test_a_recipe_takes_a_step_at_its_own_size(tmp_path, name):
 def test_mnist_clear_reads_99_of_100_digits(real_data, tmp_path):
     """The whole recipe on the real digits, in minutes; the clock is that of `make bench`."""
     from lesioncam.data.sources import index_source, write_index
-    from lesioncam.verbs.steps import evaluate, run
+    from lesioncam.verbs.evaluate import evaluate
+    from lesioncam.verbs.run import run
 
     if not (real_data / "mnist").is_dir():
         pytest.skip("mnist of the real images is not here")

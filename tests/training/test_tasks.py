@@ -121,7 +121,7 @@ def test_the_epoch_with_the_best_kappa_is_kept(ordinal):
 
 
 def test_all_metrics_hold_kappa_once(ordinal):
-    from lesioncam.verbs.steps import evaluate
+    from lesioncam.verbs.evaluate import evaluate
 
     before = ordinal.metrics()
     metrics = evaluate(ordinal, metrics="all")

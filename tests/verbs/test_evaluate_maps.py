@@ -10,7 +10,7 @@ from lesioncam.errors import LesioncamError, OptionError, RunError
 from lesioncam.evaluation.cases import read_cases
 from lesioncam.files import read_json
 from lesioncam.inference.look import analyse
-from lesioncam.verbs.steps import Run
+from lesioncam.verbs.result import Run
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from lesioncam.evaluation.cases import read_cases
 from lesioncam.files import read_json
 from lesioncam.options.run import make_config
 from lesioncam.runs.folder import RunFolder
-from lesioncam.verbs.steps import Run
+from lesioncam.verbs.result import Run
 
 SIZE = (40, 48)
 

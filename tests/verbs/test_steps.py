@@ -16,7 +16,7 @@ from lesioncam.evaluation.summary import summarise
 from lesioncam.files import read_json
 from lesioncam.inference.look import analyse
 from lesioncam.runs.folder import RunFolder
-from lesioncam.verbs.steps import Run
+from lesioncam.verbs.result import Run
 
 
 @pytest.fixture(scope="module")

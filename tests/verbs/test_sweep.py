@@ -26,9 +26,9 @@ from lesioncam.options.run import make_config
 from lesioncam.options.variation import read_vary, trials_of
 from lesioncam.runs.folder import RunFolder
 from lesioncam.training.fit import _sets
-from lesioncam.verbs import steps
 from lesioncam.verbs import sweep as sweeps
 from lesioncam.verbs.jobs import side_by_side
+from lesioncam.verbs.result import Run
 from lesioncam.verbs.sweep import Sweep, estimate, plan_sweep, run_sweep, summarise_sweep
 
 
@@ -146,7 +146,7 @@ def done(small, tmp_path_factory):
     """Three real runs, one of them with a module of the user's own; reports are left out for speed."""
     folder, own = tmp_path_factory.mktemp("sweep") / "s", Mine()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "write_report", lambda *_, **__: None)
+        patch.setattr("lesioncam.verbs.run.write_report", lambda *_, **__: None)
         found = lc.sweep(small, folder, vary={"pooling": ["avg", lowest, own]}, **TINY)
     return found, own
 
@@ -159,7 +159,7 @@ def test_a_sweep_is_plain_runs_and_their_numbers(done, small):
     assert set(table["state"]) == {"done"}
     assert (table["seconds"] > 0).all()
     for row in table.itertuples():
-        metrics = steps.Run(found.folder / "runs" / row.run).metrics("val")
+        metrics = Run(found.folder / "runs" / row.run).metrics("val")
         macro = metrics[(metrics["class"] == "macro") & (metrics["method"] == "cam")].set_index("metric")["value"]
         for name in ("auroc", "dice", "pointing_game", "false_alarm_rate"):
             assert getattr(row, name) == pytest.approx(macro[name])
@@ -215,12 +215,12 @@ class Stub:
             for path in (folder.config, folder.table, folder.log / "last.ckpt"):
                 path.parent.mkdir(exist_ok=True)
                 path.write_text("x")
-            return steps.Run(out, interrupted=True)
+            return Run(out, interrupted=True)
         row = {"task": "classification", "metric": "auroc", "class": "macro", "method": "cam", "value": len(self.calls)}
         folder.evaluation("val").mkdir(parents=True)
         pd.DataFrame([row]).to_csv(folder.evaluation("val") / "metrics.csv", index=False)
         write_json(folder.state, {"state": "done", "step": "report"})
-        return steps.Run(out)
+        return Run(out)
 
 
 @pytest.fixture(scope="module")

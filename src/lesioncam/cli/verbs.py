@@ -20,10 +20,11 @@ from lesioncam.options.run import CalibrationKind, MapMethod, RunConfig, Task, m
 if TYPE_CHECKING:
     from lesioncam.data.table.duplicates import Pair
     from lesioncam.data.table.table import Table
-    from lesioncam.verbs.steps import Run
+    from lesioncam.verbs.result import Run
 
 
 Out = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
+Device = Annotated[str, arg(metavar="auto|cpu|cuda")]
 ModelThreshold = Annotated[str, arg(metavar="val|default|0.4")]
 
 
@@ -43,9 +44,9 @@ def demo(words: Sequence[str]) -> int:
     """`lesioncam demo`."""
     args = parse(DemoArgs, "demo", words)
     _log()
-    from lesioncam.verbs import steps
+    from lesioncam.verbs.demo import demo as run_demo
 
-    done = steps.demo(args.out, seed=args.seed, overwrite=args.overwrite, progress=_watched())
+    done = run_demo(args.out, seed=args.seed, overwrite=args.overwrite, progress=_watched())
     print(_numbers(done, "test"))
     print(f"\nreport: {done.report}\nnext:   lesioncam check YOUR_TABLE.csv")
     return 0
@@ -251,7 +252,9 @@ def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
     args = parse(RunArgs, verb, words, default=_with_recipe(words))
     _log()
     from lesioncam.cli.parse import with_settings
-    from lesioncam.verbs import steps
+    from lesioncam.verbs.run import run as run_all
+    from lesioncam.verbs.train import plan_run
+    from lesioncam.verbs.train import train as train_only
 
     config = with_settings(args.config, args.set)
     if args.plan and args.recipe is not None:
@@ -261,10 +264,10 @@ def _train(words: Sequence[str], verb: Literal["run", "train"]) -> int:
         if args.table is None:
             return 0
     if args.plan:
-        print(steps.plan_run(_needed(args.table), config=config).text())
+        print(plan_run(_needed(args.table), config=config).text())
         return 0
     given = None if args.resume and config == RunConfig() else config
-    act = steps.run if verb == "run" else steps.train
+    act = run_all if verb == "run" else train_only
     done = act(args.table, args.out, config=given, resume=args.resume, overwrite=args.overwrite, progress=_watched())
     if done.interrupted:
         print(f"interrupted: the best weights so far are in {args.out}; go on with --resume.", file=sys.stderr)
@@ -356,10 +359,10 @@ def calibrate(words: Sequence[str]) -> int:
     """`lesioncam calibrate`."""
     args = parse(CalibrateArgs, "calibrate", words)
     _log()
-    from lesioncam.verbs import steps
+    from lesioncam.verbs.calibrate import recalibrate
 
     asked = {name: getattr(args, name) for name in ("calibration", "map_calibration", "operating_point")}
-    card = steps.recalibrate(args.run, progress=_watched(), **{k: v for k, v in asked.items() if v is not None})
+    card = recalibrate(args.run, progress=_watched(), **{k: v for k, v in asked.items() if v is not None})
     for name, decision, cut in zip(card.classes, card.decisions or (), card.thresholds or (), strict=True):
         print(f"{name}: image threshold {decision.value:.3f}, map threshold {cut.value:.3f} ({cut.source})")
     print(f"next: lesioncam evaluate {_typed(args.run)}")
@@ -392,6 +395,8 @@ class EvaluateArgs:
     """Also compare the maps with those of the same network with random weights."""
     name: str | None = None
     """What another tool's method is called."""
+    device: Device = "auto"
+    """Where networks work; auto takes a GPU where there is one."""
     read: OmitArgPrefixes[TableConfig] = field(default_factory=TableConfig)
     overwrite: bool = False
     """Replace an earlier evaluation of maps in -o, with all that was chosen."""
@@ -402,9 +407,10 @@ def evaluate(words: Sequence[str]) -> int:
     args = parse(EvaluateArgs, "evaluate", words)
     _log()
     from lesioncam.errors import OptionError
-    from lesioncam.verbs import steps
+    from lesioncam.verbs.evaluate import evaluate as measure_run
+    from lesioncam.verbs.evaluate_maps import evaluate_maps as measure_maps
 
-    asked = {name: getattr(args, name) for name in ("metrics", "by", "leaks", "bound", "sanity")}
+    asked = {name: getattr(args, name) for name in ("metrics", "by", "leaks", "bound", "sanity", "device")}
     asked["threshold"] = _threshold(args.threshold)
     if args.table is None:
         if args.out is not None:
@@ -412,13 +418,13 @@ def evaluate(words: Sequence[str]) -> int:
                 "-o is for another tool's maps: lesioncam evaluate MAPS TABLE -o OUT; a run keeps its own."
             )
         place = args.run
-        steps.evaluate(place, args.split, progress=_watched(), **asked)
+        measure_run(place, args.split, progress=_watched(), **asked)
     else:
         if args.out is None:
             raise OptionError("where should it go? lesioncam evaluate MAPS TABLE -o OUT")
         place = args.out
         config = RunConfig(table=args.read)
-        steps.evaluate_maps(
+        measure_maps(
             args.run,
             args.table,
             place,
@@ -429,7 +435,9 @@ def evaluate(words: Sequence[str]) -> int:
             progress=_watched(),
             **asked,
         )
-    done = steps.Run(place)
+    from lesioncam.verbs.result import Run
+
+    done = Run(place)
     print(_numbers(done, args.split, everything=args.metrics == "all"))
     print(f"\nreport: {done.report}")
     return 0
@@ -480,9 +488,9 @@ def report(words: Sequence[str]) -> int:
     """`lesioncam report`."""
     args = parse(ReportArgs, "report", words)
     _log()
-    from lesioncam.verbs import steps
+    from lesioncam.verbs.report import report as write
 
-    print(f"report: {steps.report(args.run, share=args.share)}")
+    print(f"report: {write(args.run, share=args.share)}")
     return 0
 
 
@@ -566,6 +574,8 @@ class PredictArgs:
     views: Literal["none", "flip", "ten-crop"] = "none"
     """Look more than once and average: flip adds the left-right mirror; ten-crop takes four corners and the centre,
     each mirrored too. A trap where a finding has a side: a mirrored heart is not the same heart."""
+    device: Device = "auto"
+    """Where networks work; auto takes a GPU where there is one."""
     overwrite: bool = False
     """Replace an earlier prediction."""
 
@@ -574,11 +584,11 @@ def predict(words: Sequence[str]) -> int:
     """`lesioncam predict`."""
     args = parse(PredictArgs, "predict", words)
     _log()
-    from lesioncam.verbs import steps
+    from lesioncam.verbs.predict import predict as look
 
     members, given = _members(args.run, args.inputs)
     inputs = [image for one in given for image in _images(one)]
-    results = steps.predict(
+    results = look(
         members,
         inputs,
         args.out,
@@ -587,6 +597,7 @@ def predict(words: Sequence[str]) -> int:
         map=args.map,
         classes=args.classes,
         views=args.views,
+        device=args.device,
         progress=_watched(),
         overwrite=args.overwrite,
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import nn
 
+from lesioncam.errors import OptionError
 from lesioncam.explanation.cam import Explained, explain_samples
 from lesioncam.inference.scale import image_probabilities
 from lesioncam.inference.subject import Answer, Subject
+from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Exam, Sample
@@ -39,6 +41,10 @@ class ClassifierSubject(Subject):
     def card(self) -> ModelCard:  # type: ignore[override]
         """Of the classifier, as it is now."""
         return self.classifier.card
+
+    def with_card(self, card: ModelCard) -> Self:
+        """See :meth:`Subject.with_card`; the network is shared."""
+        return replace(self, classifier=TrainedClassifier(self.classifier.network, card).eval())
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -86,7 +92,17 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def best_device(asked: str = "auto") -> torch.device:
-    """``cpu``, ``cuda`` or any name of torch's; ``auto`` takes a GPU where there is one."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        OptionError: for another name, or a GPU that is not there.
+    """
+    kind, _, number = asked.partition(":")
+    find(kind, dict.fromkeys(("auto", "cpu", "cuda")), "device")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "auto":
+        return torch.device("cuda" if count else "cpu")
+    if kind == "cuda" and (number or "0") not in map(str, range(count)):
+        known = f"{count} GPU(s)" if count else "no GPU"
+        raise OptionError(f"--device {asked}: PyTorch finds {known} on this machine; use auto or cpu.")
     return torch.device(asked)

@@ -176,15 +176,17 @@ class Ensemble(Subject):
         return np.asarray(np.log(kept) if self.card.config.softmax else logit(kept), dtype=np.float32)
 
 
-def gather(given: Any, *, views: str = "none") -> Ensemble:
+def gather(given: Any, *, views: str = "none", device: str = "auto") -> Ensemble:
     """A classifier, a run folder, or a sequence of them, as an ensemble.
 
     Args:
         given: what :func:`lesioncam.predict` takes.
         views: ``none``, ``flip`` or ``ten-crop``.
+        device: see :func:`lesioncam.inference.classifier.best_device`; with ``auto`` a loaded classifier stays where
+            it is.
 
     Raises:
-        OptionError: for no run, one given twice, or other views.
+        OptionError: for no run, one given twice, other views, or a GPU that is not there.
         ModelError: if the members' classes differ.
         RunError: for a folder that holds no model.
     """
@@ -192,16 +194,17 @@ def gather(given: Any, *, views: str = "none") -> Ensemble:
     listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if not listed:
         raise OptionError("no run was given; name one run folder, or several for an ensemble.")
+    work_on = best_device(device)
     members, places = list[TrainedClassifier](), list[Path | None]()
     for one in listed:
         if isinstance(one, TrainedClassifier):
-            members.append(one)
+            members.append(one if device == "auto" else one.to(work_on))
             places.append(None)
             continue
         place = Path(getattr(one, "folder", one))
         if any(place.resolve() == known.resolve() for known in places if known is not None):
             raise OptionError(f"{place} is given twice; each member of an ensemble counts once.")
-        members.append(load_classifier(place).to(best_device()))
+        members.append(load_classifier(place).to(work_on))
         places.append(place)
     found = Ensemble(tuple(members), tuple(places), views)
     _expect_alike(found)

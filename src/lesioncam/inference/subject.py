@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -59,6 +60,10 @@ class Subject(ABC):
         Raises:
             ImageError: for an image that cannot be used.
         """
+
+    def with_card(self, card: ModelCard) -> Self:
+        """The same source of evidence with other choices; ``self`` is left as it is."""
+        return replace(self, card=card)  # type: ignore[type-var]  # those with a card of their own are dataclasses
 
     @property
     def method(self) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from lesioncam.errors import OptionError
 from lesioncam.evaluation.controls import CONTROLS, MeanMask
@@ -15,15 +14,13 @@ from lesioncam.evaluation.few_shot import FewShotFit
 from lesioncam.explanation.cam import maps_are_logits
 from lesioncam.functional.calibration import fit_isotonic, fit_platt, fit_softmax_temperature, fit_temperature
 from lesioncam.functional.segmentation import dice_at_thresholds
-from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.inference.scale import image_probabilities
-from lesioncam.inference.subject import Subject
+from lesioncam.inference.subject import Subject, default_thresholds
 from lesioncam.measurement.control_set import ControlSet
 from lesioncam.measurement.part import Part, Seen
-from lesioncam.models.checkpoint import TrainedClassifier, load_classifier
 from lesioncam.options.run import RunConfig
 from lesioncam.progress import Progress, silent
-from lesioncam.runs.card import ModelCard
+from lesioncam.runs.card import MapsCard, ModelCard, write_card
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.table import run_table
 from lesioncam.segmentation.threshold import DEFAULT, THRESHOLDS, DiceSearch, decision_threshold, fitted_thresholds
@@ -53,58 +50,44 @@ def check_scores(config: RunConfig) -> None:
         )
 
 
-def calibrate(
-    folder: RunFolder, *, pooling: Callable[..., Tensor] | None = None, progress: Progress = silent
-) -> TrainedClassifier:
-    """Choose scales, thresholds and the controls' means on validation, and write them beside the model.
+def calibrate(folder: RunFolder, subject: Subject, *, progress: Progress = silent) -> ModelCard:
+    """Choose scales, thresholds and the controls' means on validation, and write them into the run folder.
 
     Map thresholds maximise the mean per-image Dice of each class (resize, then threshold); a class without masks gets
-    .5, called ``default``. Image thresholds follow the run's operating point.
-
-    Raises:
-        RunError: if the run has no model.
-    """
-    classifier = load_classifier(folder.root, pooling=pooling)
-
-    def rebuild(card: ModelCard) -> Subject:
-        classifier.card = card
-        return ClassifierSubject(classifier)
-
-    part = Part(run_table(folder).split("val"), rebuild(classifier.card), run_key(folder))
-    card = settle(folder, part, rebuild, progress)
-    folder.update_card(
-        thresholds=card.thresholds,
-        decisions=card.decisions,
-        calibration=card.calibration,
-        image_calibration=card.image_calibration,
-    )
-    return load_classifier(folder.root, pooling=pooling)
-
-
-def settle(folder: RunFolder, part: Part, rebuild: Callable[[ModelCard], Subject], progress: Progress) -> ModelCard:
-    """Choose everything on one validation part; the controls' choices are written, the subject's returned.
+    .5, called ``default``. Image thresholds follow the run's operating point. Without validation images there is
+    nothing to choose on: the map thresholds are .5.
 
     Args:
-        folder: where the controls go.
-        part: must be validation.
-        rebuild: the subject with other choices.
+        folder: begun, with its table.
+        subject: the run's own classifier, an adopted network, or another tool's maps.
         progress: how to show how far it is.
 
-    Raises:
-        LesioncamError: if the part is not validation.
+    Returns:
+        The subject's card with everything that was chosen, as it was written.
     """
+    part = Part(run_table(folder).split("val"), subject, run_key(folder))
+    if len(part.table):
+        card = _chosen(folder, part, progress)
+    else:
+        card = replace(subject.card, thresholds=default_thresholds(len(subject.classes)))
+    write_card(folder.maps if isinstance(card, MapsCard) else folder.model, card)
+    return card
+
+
+def _chosen(folder: RunFolder, part: Part, progress: Progress) -> ModelCard:
+    """Everything that is chosen on validation; the controls' choices are written, the subject's returned."""
     who = part.validation()
     card = part.subject.card
     if card.calibration is None and not maps_are_logits(card, card.config.map):  # these begin without a scale
         card = replace(card, calibration=map_scale(part, progress))
-        part = replace(part, subject=rebuild(card))
+        part = replace(part, subject=part.subject.with_card(card))
     gathered = _gather(part, progress)
     card = replace(
         card,
         calibration=_map_scale(card, gathered, who),
         image_calibration=_image_scale(card, gathered, who),
     )
-    subject = rebuild(card)
+    subject = part.subject.with_card(card)
     controls = ControlSet(gathered.means, gathered.few_shot.head(), card.config.seed)
     thresholds = _search(replace(part, subject=subject), controls, who, progress)
     controls.save(folder, {name: each for name, each in thresholds.items() if name != subject.method})

@@ -16,15 +16,22 @@ from lesioncam.runs.card import MapsCard, read_card
 from lesioncam.runs.folder import RunFolder
 
 
-def load_subject(folder: RunFolder, pooling: Callable[..., Tensor] | None = None) -> Subject:
+def load_subject(folder: RunFolder, pooling: Callable[..., Tensor] | None = None, device: str = "auto") -> Subject:
     """What a run folder measures: its classifier, or the maps of another tool.
+
+    Args:
+        folder: the run.
+        pooling: the user's own callable, where the run was trained with one.
+        device: ``auto``, ``cpu`` or ``cuda``; where the network works. Maps that lie there need none.
 
     Raises:
         RunError: if it holds neither.
+        OptionError: for a GPU that is not there.
     """
+    place = best_device(device)
     if folder.maps.is_file():
         return _load_maps(folder)
-    classifier = load_classifier(folder.root, pooling=pooling).to(best_device())
+    classifier = load_classifier(folder.root, pooling=pooling).to(place)
     return ClassifierSubject(classifier, _configuration(folder))
 
 

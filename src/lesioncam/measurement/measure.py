@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lesioncam.errors import OptionError
 from lesioncam.evaluation.cases import read_cases, write_cases
+from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.measurement.control_set import ControlSet
 from lesioncam.measurement.foreign import ForeignMaps
 from lesioncam.measurement.gallery import write_pictures
@@ -18,7 +19,6 @@ from lesioncam.measurement.sanity import sanity_of
 from lesioncam.measurement.summary import Conduct, summary_of
 from lesioncam.measurement.tables import write_shortcut, write_tables
 from lesioncam.measurement.walk import Walk
-from lesioncam.models.checkpoint import load_classifier
 from lesioncam.progress import Progress, silent
 from lesioncam.runs.folder import RunFolder, run_key
 from lesioncam.runs.summary import Sanity
@@ -42,7 +42,7 @@ def measure(
     """
     asked = asked or MeasureOptions()
     table = run_table(folder)
-    subject = load_subject(folder, asked.pooling)
+    subject = load_subject(folder, asked.pooling, asked.device)
     expect_ready(folder, table, subject, split, asked.threshold)
     key = run_key(folder)
     optimistic = check_seen(folder, table, subject, split, key)
@@ -60,15 +60,14 @@ def measure(
     write_tables(place, cases, part, walk)
     write_shortcut(place, folder, walk)
     write_pictures(folder, part, cases, asked.threshold)
-    sanity = _sanity(folder, part, asked) if asked.sanity else None
+    sanity = _sanity(part) if asked.sanity else None
     conduct = Conduct(ledger, leaks, walk.grid, asked.metrics, optimistic, sanity)
     summary_of(part, table, cases, conduct).write(folder.summary(split))
     return place
 
 
-def _sanity(folder: RunFolder, part: Part, asked: MeasureOptions) -> Sanity:
+def _sanity(part: Part) -> Sanity:
     """Whether the maps depend on what was learnt, and the score on the places they name."""
-    if part.subject.foreign:
+    if not isinstance(part.subject, ClassifierSubject):
         raise OptionError("--sanity needs a model whose weights can be randomised; another tool's maps have none.")
-    trained = load_classifier(folder.root, pooling=asked.pooling)
-    return sanity_of(trained, part, part.subject.card.config.seed)
+    return sanity_of(part.subject.classifier, part, part.subject.card.config.seed)

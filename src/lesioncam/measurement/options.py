@@ -21,6 +21,7 @@ class MeasureOptions:
         leaks: near-copies of training or tuning images in this split: ``refuse``, or ``drop`` them, counted.
         bound: folder with the maps or masks of a supervised model, the upper mark.
         sanity: also ask whether the maps depend on the weights, and the score on the places they name.
+        device: where a network works: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         pooling: the user's own callable, where the run was trained with one.
     """
 
@@ -30,4 +31,5 @@ class MeasureOptions:
     leaks: Literal["refuse", "drop"] = "refuse"
     bound: Path | None = None
     sanity: bool = False
+    device: str = "auto"
     pooling: Callable[..., Tensor] | None = None

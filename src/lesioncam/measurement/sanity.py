@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lesioncam.data.io.image import read_picture
-from lesioncam.explanation.cam import Explained, Padded, explain_samples
+from lesioncam.explanation.cam import Explained, Padded
 from lesioncam.explanation.capture import scores_of
 from lesioncam.explanation.sanity import cascade, map_similarity, randomised
 from lesioncam.functional.faithfulness import deletion, insertion, road
 from lesioncam.geometry import Geometry
+from lesioncam.inference.classifier import ClassifierSubject, device_of, explained_samples
 from lesioncam.measurement.part import Part
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
@@ -55,44 +56,47 @@ def sanity_of(trained: TrainedClassifier, part: Part, seed: int = 0) -> Sanity:
     """
     records = part.table.records()[:COMPARED]
     samples = [trained.preprocess(read_picture(record.image)) for record in records]
-    maps = [_maps(trained, sample) for sample in samples]
-    fresh = randomised(trained, seed)
-    pairs = (zip(one, _maps(fresh, sample), strict=True) for one, sample in zip(maps, samples, strict=True))
-    found = [map_similarity(a, b) for each in pairs for a, b in each]
+    own, fresh = (_explained(each, samples) for each in (trained, randomised(trained, seed)))
+    found = [
+        map_similarity(a, b)
+        for one, other in zip(own, fresh, strict=True)
+        for a, b in zip(one.heatmap.raw, other.heatmap.raw, strict=True)
+    ]
     known = [abs(value) for value in found if not np.isnan(value)]
     return Sanity(
         similarity=float(np.mean(known)) if known else None,
         maps=len(known),
         flat=len(found) - len(known),
         cascade=_cascade(trained, samples[:CASCADED], seed),
-        faithfulness=_faithfulness(trained, samples[:TRIED], seed),
+        faithfulness=_faithfulness(trained, samples[:TRIED], own[:TRIED], seed),
     )
 
 
-def _maps(classifier: TrainedClassifier, sample: Sample) -> np.ndarray:
-    """Raw maps ``(K, *s)`` by the method of the run."""
-    return _explained(classifier, sample).heatmap.raw
-
-
-def _explained(classifier: TrainedClassifier, sample: Sample) -> Explained:
-    return explain_samples(classifier, [sample], classifier.card.config.map)[0]
+def _explained(classifier: TrainedClassifier, samples: Sequence[Sample]) -> list[Explained]:
+    """Scores and raw maps by the method of the run, batch by batch."""
+    size = ClassifierSubject(classifier).batch
+    batches = (samples[first : first + size] for first in range(0, len(samples), size))
+    return [each for batch in batches for each in explained_samples(classifier, batch)]
 
 
 def _cascade(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> tuple[LayerSimilarity, ...]:
     def explain(network: nn.Module) -> Tensor:
         one = TrainedClassifier(network, trained.card).eval()
-        return torch.from_numpy(np.stack([_maps(one, sample) for sample in samples]))
+        return torch.from_numpy(np.stack([each.heatmap.raw for each in _explained(one, samples)]))
 
     steps = cascade(trained.network, explain, seed=seed)
     return tuple(LayerSimilarity(step.layer, step.randomised, step.agreement.summary()["spearman"]) for step in steps)
 
 
-def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: int) -> Faithfulness:
+def _faithfulness(
+    trained: TrainedClassifier, samples: Sequence[Sample], explained: Sequence[Explained], seed: int
+) -> Faithfulness:
     """Mean areas and gaps over the images, for the maps and for random ones of the same grid."""
     rng = np.random.default_rng(seed)
     rows: dict[str, list[tuple[float, float, float]]] = {"map": [], "random_map": []}
-    for sample in samples:
-        tried = _asked(trained, sample)
+    for sample, one in zip(samples, explained, strict=True):
+        which = int(one.logits.argmax())
+        tried = _Tried(sample, which, one.heatmap.raw[which])
         noise = rng.random(tried.raw.shape, dtype=np.float32)
         for name, raw in (("map", tried.raw), ("random_map", noise)):
             rows[name].append(_judged(trained, tried._replace(raw=raw), seed))
@@ -101,12 +105,6 @@ def _faithfulness(trained: TrainedClassifier, samples: Sequence[Sample], seed: i
     means = {name: each[usable].mean(axis=0) if usable.any() else np.full(3, np.nan) for name, each in table.items()}
     scores = {name: FaithfulnessScores(*map(_or_none, each)) for name, each in means.items()}
     return Faithfulness(int(usable.sum()), **scores)
-
-
-def _asked(trained: TrainedClassifier, sample: Sample) -> _Tried:
-    explained = _explained(trained, sample)
-    which = int(explained.logits.argmax())
-    return _Tried(sample, which, explained.heatmap.raw[which])
 
 
 def _judged(trained: TrainedClassifier, tried: _Tried, seed: int) -> tuple[float, float, float]:
@@ -127,13 +125,17 @@ def _origin(trained: TrainedClassifier, tried: _Tried) -> tuple[float, ...] | No
 
 
 def _score(trained: TrainedClassifier, tried: _Tried) -> Callable[[Tensor], Tensor]:
-    """Images ``(M, C, *S)`` to the probability of the class ``(M,)``."""
-    network: nn.Module = trained.network
+    """Images ``(M, C, *S)`` to the probability of the class ``(M,)``, on the CPU wherever the network lies."""
+    network, device = trained.network, device_of(trained)
     if isinstance(network, Classifier):
-        network = Padded(network, torch.from_numpy(tried.sample.valid)[None, None]).eval()
-    if trained.card.config.softmax:
-        return lambda images: scores_of(network(images)).softmax(dim=1)[:, tried.which]
-    return lambda images: scores_of(network(images))[:, tried.which].sigmoid()
+        network = Padded(network, torch.from_numpy(tried.sample.valid)[None, None].to(device)).eval()
+
+    def score(images: Tensor) -> Tensor:
+        scores = scores_of(network(images.to(device)))
+        probabilities = scores.softmax(dim=1) if trained.card.config.softmax else scores.sigmoid()
+        return probabilities[:, tried.which].cpu()
+
+    return score
 
 
 def _or_none(value: float) -> float | None:

@@ -18,11 +18,9 @@ from lesioncam.files import write_text
 from lesioncam.inference.classifier import ClassifierSubject
 from lesioncam.inference.explainer import Explainer
 from lesioncam.inference.self_test import SelfTest
-from lesioncam.inference.subject import Subject
 from lesioncam.lookup import find
-from lesioncam.measurement.calibrate import check_scores, settle
+from lesioncam.measurement.calibrate import calibrate, check_scores
 from lesioncam.measurement.guard import table_roles
-from lesioncam.measurement.part import Part
 from lesioncam.models.adopted import TIMM, build_adopted, trust
 from lesioncam.models.checkpoint import TrainedClassifier, save_classifier
 from lesioncam.models.weights import fill, read_weights
@@ -30,13 +28,12 @@ from lesioncam.options.base import validated
 from lesioncam.options.data import ResizeCropConfig
 from lesioncam.options.networks import AdoptConfig, BackboneConfig
 from lesioncam.options.run import MapMethod, RunConfig, make_config
-from lesioncam.progress import Progress, bars
-from lesioncam.runs.card import AdoptedCard, ModelCard
+from lesioncam.progress import bars
+from lesioncam.runs.card import AdoptedCard
 from lesioncam.runs.folder import RunFolder, run_key
-from lesioncam.runs.table import run_table
-from lesioncam.types import Threshold
 from lesioncam.verbs.begin import path_of, refuse_existing, remember_source, set_state, start
-from lesioncam.verbs.steps import Run, checked
+from lesioncam.verbs.prepare import checked
+from lesioncam.verbs.result import Run
 
 _TRIED = 4
 
@@ -99,9 +96,10 @@ def adopt(
     start(folder, classifier.card.config, ready, overwrite=overwrite, found=found)
     remember_source(folder, table=path_of(table))
     _write_config(folder, classifier.card.config)
-    save_classifier(folder, network, classifier.card)
+    card = replace(classifier.card, roles=table_roles(ready), key_mark=key_mark(run_key(folder)))
+    save_classifier(folder, network, card)
     trust(folder.root, named)
-    _settle(folder, classifier, bars(wanted=progress))
+    calibrate(folder, ClassifierSubject(classifier).with_card(card), progress=bars(wanted=progress))
     set_state(folder, "done", "adopt")
     return Adopted(Run(folder.root), test)
 
@@ -164,27 +162,3 @@ def _write_config(folder: RunFolder, config: RunConfig) -> None:
 
 
 _KEPT = ("table", "task", "map", "threshold", "operating_point", "calibration", "map_calibration", "seed", "draws")
-
-
-def _settle(folder: RunFolder, classifier: TrainedClassifier, progress: Progress) -> None:
-    """Scales and thresholds, like everybody's; without validation images .5, called ``default``."""
-    table, key = run_table(folder), run_key(folder)
-    card = replace(classifier.card, roles=table_roles(table), key_mark=key_mark(key))
-
-    def rebuild(card: ModelCard) -> Subject:
-        classifier.card = card
-        return ClassifierSubject(classifier)
-
-    part = Part(table.split("val"), rebuild(card), key)
-    if not len(part.table):
-        card = replace(card, thresholds=(Threshold(0.5),) * len(card.classes))
-    else:
-        card = settle(folder, replace(part, subject=rebuild(card)), rebuild, progress)
-    folder.update_card(
-        roles=card.roles,
-        key_mark=card.key_mark,
-        thresholds=card.thresholds,
-        decisions=card.decisions,
-        calibration=card.calibration,
-        image_calibration=card.image_calibration,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,13 @@ from lesioncam.data.table.table import Table, digest, write_table
 from lesioncam.errors import RunError
 from lesioncam.files import write_text
 from lesioncam.measurement.leaks import keep_prints
-from lesioncam.options.run import RunConfig
+from lesioncam.options.recipes import load_run_config
+from lesioncam.options.run import RunConfig, make_config
 from lesioncam.runs.folder import RunFolder
 from lesioncam.runs.provenance import collect
 from lesioncam.runs.source import Source
 from lesioncam.runs.state import RunState
+from lesioncam.runs.table import run_table
 
 
 def refuse_existing(folder: RunFolder, *, overwrite: bool) -> None:
@@ -69,3 +72,45 @@ def remember_source(folder: RunFolder, **places: Path | None) -> None:
 def set_state(folder: RunFolder, state: Literal["running", "interrupted", "done"], step: str) -> None:
     """Write how far the run is."""
     RunState(state=state, step=step).write(folder.state)
+
+
+def resumed(folder: RunFolder, config: RunConfig | None, options: Mapping[str, object]) -> tuple[RunConfig, Table]:
+    """Options and table of a run that is to be gone on with.
+
+    Args:
+        folder: of the run.
+        config: None, or the options it was begun with.
+        options: none, or single ones it was begun with.
+
+    Raises:
+        RunError: if there is no run, it was begun with other options, or with some that this version no longer has.
+    """
+    if not folder.is_run():
+        raise RunError(f"{folder.root} is no run folder, so there is nothing to resume; start it without --resume.")
+    kept, removed = load_run_config(folder.config)
+    if removed and not is_trained(folder):
+        raise RunError(
+            f"{folder.root} was begun with {' and '.join(removed)}, which this version no longer has, so its training "
+            "cannot go on as it began; start it anew with --overwrite, or finish it with the version that began it."
+        )
+    asked = make_config(config or kept, **options) if options or config else kept
+    if asked != kept:
+        raise RunError(f"{folder.root} was started with other options; resume it without options, or use --overwrite.")
+    return kept, run_table(folder)
+
+
+def is_trained(folder: RunFolder) -> bool:
+    """Whether training came to its own end."""
+    return folder.read_state().done or (folder.model.is_file() and not folder.read_training().interrupted)
+
+
+def can_resume(folder: RunFolder) -> bool:
+    """Whether training left something to go on from."""
+    needed = (folder.state, folder.config, folder.table, folder.log / "last.ckpt")
+    return all(path.is_file() for path in needed)
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether the run was trained, measured on validation and reported."""
+    measured = (folder.evaluation("val") / "metrics.csv").is_file()
+    return folder.is_run() and measured and folder.read_state().done

@@ -30,15 +30,16 @@ from lesioncam.files import read_json, write_csv, write_json, write_text
 from lesioncam.measurement.guard import table_roles
 from lesioncam.options.base import validated
 from lesioncam.options.data import AugmentConfig
-from lesioncam.options.poolings import CustomPool, name_of
 from lesioncam.options.run import RunConfig, make_config
 from lesioncam.options.variation import Trial, read_vary, trials_of
 from lesioncam.runs.folder import RunFolder
 from lesioncam.training.fit import plan as plan_training
 from lesioncam.types import SPLITS
-from lesioncam.verbs.begin import path_of, remember_source
+from lesioncam.verbs.begin import can_resume, is_finished, path_of, remember_source
 from lesioncam.verbs.jobs import Ended, side_by_side
-from lesioncam.verbs.steps import Prepared, prepare, run
+from lesioncam.verbs.prepare import Prepared, prepare
+from lesioncam.verbs.run import run
+from lesioncam.verbs.train import split_own_pool
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def plan_sweep(
     folds: str | Sequence[int] | None = None,
     fold_count: int = 5,
     config: RunConfig | None = None,
-    **options: Any,
+    **options: object,
 ) -> SweepPlan:
     """Read and check the table once, split it once, and lay out every run; nothing is written.
 
@@ -178,10 +179,7 @@ def plan_sweep(
         TableError: listing all that is wrong with the table.
         OptionError: for an option or value that does not exist, or where nothing varies.
     """
-    fixed = options.get("pooling")
-    own = fixed if callable(fixed) else None
-    if own is not None:
-        options = {**options, "pooling": CustomPool(name=name_of(own))}
+    own, options = split_own_pool(options)
     settled = make_config(RunConfig(patience=0) if config is None else config, **options)
     varied = read_vary(vary)
     if not varied and folds is None:
@@ -292,7 +290,7 @@ def sweep(
     overwrite: bool = False,
     progress: bool = False,
     watch: Watch | None = None,
-    **options: Any,
+    **options: object,
 ) -> Sweep:
     """Run every combination of varied options, seeds and folds; look at val only.
 
@@ -349,7 +347,7 @@ def run_sweep(
             trial, plan.parts[trial.fold], folder / "runs" / trial.name, plan.source, overwrite, _threads(trial, jobs)
         )
         for trial in plan.trials
-        if overwrite or not _finished(folder / "runs" / trial.name)
+        if overwrite or not is_finished(RunFolder(folder / "runs" / trial.name))
     ]
     book.write()
     if jobs > 1:
@@ -409,25 +407,13 @@ def _work(task: _Task, *, progress: bool = False) -> _Outcome:
 def _run(task: _Task, *, progress: bool) -> bool:
     """Go on where there is something to go on from, otherwise begin; True if the user stopped it."""
     options: dict[str, Any] = {} if task.trial.own is None else {"pooling": task.trial.own}
-    if not task.anew and _resumable(RunFolder(task.place)):
+    if not task.anew and can_resume(RunFolder(task.place)):
         try:
             return run(None, task.place, resume=True, progress=progress, **options).interrupted
         except RunError as error:
             logger.info("%s cannot be gone on with (%s); it is begun anew.", task.trial.name, error)
     config = task.trial.config
     return run(task.prepared, task.place, config=config, overwrite=True, progress=progress, **options).interrupted
-
-
-def _resumable(folder: RunFolder) -> bool:
-    needed = (folder.state, folder.config, folder.table, folder.log / "last.ckpt")
-    return all(path.is_file() for path in needed)
-
-
-def _finished(place: Path) -> bool:
-    folder = RunFolder(place)
-    if not (folder.is_run() and (folder.evaluation("val") / "metrics.csv").is_file()):
-        return False
-    return folder.read_state().done
 
 
 def _outcome(how: Ended) -> _Outcome:
@@ -510,10 +496,10 @@ class _Book:
             return _Outcome("waiting")
         row = kept.get(trial.name, {})
         seconds = float(row["seconds"]) if pd.notna(row.get("seconds")) else 0.0
-        if _finished(self._folder / "runs" / trial.name):
+        folder = RunFolder(self._folder / "runs" / trial.name)
+        if is_finished(folder):
             return _Outcome("done", seconds)
-        began = RunFolder(self._folder / "runs" / trial.name).is_run()
-        return _Outcome("interrupted" if began else "waiting", seconds)
+        return _Outcome("interrupted" if folder.is_run() else "waiting", seconds)
 
     def note(self, task: _Task, outcome: _Outcome) -> None:
         """Take down how a run ended."""

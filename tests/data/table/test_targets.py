@@ -267,7 +267,7 @@ def test_options_that_do_not_go_together(options):
 
 
 def sides(policy, states):
-    from lesioncam.verbs.steps import prepare
+    from lesioncam.verbs.prepare import prepare
 
     split = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
     return prepare(table(np.array(states * 2, np.float32)[:, None], split=split), make_config(**policy), files=False)
@@ -283,7 +283,7 @@ def test_a_class_that_only_a_policy_gives_a_side_can_be_learnt():
 
 
 def test_a_grade_that_training_never_sees_is_an_error():
-    from lesioncam.verbs.steps import prepare
+    from lesioncam.verbs.prepare import prepare
 
     grades = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 2, 0, 1, 2]]
     split = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
