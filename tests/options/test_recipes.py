@@ -12,7 +12,7 @@ from PIL import Image
 
 from lesioncam.cli import main
 from lesioncam.cli.parse import parse
-from lesioncam.cli.verbs import RunArgs, _with_recipe
+from lesioncam.cli.training import RunArgs, _with_recipe
 from lesioncam.data.io.image import read_picture
 from lesioncam.data.preprocess import Preprocess
 from lesioncam.errors import OptionError

@@ -134,7 +134,7 @@ def test_slips_are_sentences(options, said):
 
 def test_the_words_of_the_command_line_are_the_typed_options():
     from lesioncam.cli.parse import parse
-    from lesioncam.cli.verbs import RunArgs
+    from lesioncam.cli.training import RunArgs
 
     words = "t.csv --loss aucpr,anchors=5 --optimizer sgd --schedule step,every=3 --uncertain-for a=ones b=[0.2,0.4]"
     args = parse(RunArgs, "run", words.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from lesioncam.options.verbs import VERBS
 
@@ -32,6 +33,14 @@ For research; not a medical device.
   lesioncam adopt timm:resnet50 brain.csv --weights model.safetensors -o runs/mine
 """
 
+_HOMES = {
+    "tables": ("index", "check", "split"),
+    "training": ("demo", "run", "train", "sweep", "calibrate", "adopt"),
+    "measuring": ("evaluate", "compare", "report", "figures", "info"),
+    "predicting": ("predict",),
+}
+"""Where each verb's options and function stand."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
@@ -54,9 +63,8 @@ def _run(verb: str, words: list[str]) -> int:
 
     try:
         find(verb, VERBS, "verb")
-        from lesioncam.cli import verbs
-
-        return int(getattr(verbs, verb)(words) or 0)
+        home = next(home for home, own in _HOMES.items() if verb in own)
+        return int(getattr(import_module(f"lesioncam.cli.{home}"), verb)(words) or 0)
     except LesioncamError as error:
         print(f"lesioncam {verb}: {error}", file=sys.stderr)
         return 2
