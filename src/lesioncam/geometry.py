@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -205,8 +205,7 @@ class Geometry:
         import torch.nn.functional as F
 
         self._expect(images.shape[2:], self.native)
-        window: Any = (..., *(slice(a, b) for a, b in self.source))
-        cut = images[window].float()
+        cut = images[(slice(None), slice(None), *(slice(a, b) for a, b in self.source))].float()
         shrinks = self.scaled < self._source_extent and len(self.input) == 2
         if self.scaled != self._source_extent and len(self.input) == 3:
             cut = _shrunk(cut, self.scaled)
@@ -269,8 +268,7 @@ class Geometry:
             fill = np.where(np.isnan(coldest), np.float32(OUTSIDE), coldest)
         out = np.empty((len(maps), *self.native), dtype=np.float32)
         out[:] = np.reshape(np.asarray(fill, dtype=np.float32), (-1,) + (1,) * len(self.native))
-        window: Any = (..., *(slice(a, b) for a, b in self.crop))
-        out[window] = cut
+        out[(slice(None), *(slice(a, b) for a, b in self.crop))] = cut
         return out
 
     def weights(

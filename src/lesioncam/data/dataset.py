@@ -6,7 +6,6 @@ Order and augmentation follow from (seed, epoch, record) alone, so a resumed run
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,5 +99,5 @@ def make_loader(images: ImageSet, batch: int, *, seed: int = 0, shuffle: bool, w
     )
 
 
-def _whole(batch: Any) -> Any:
+def _whole(batch: object) -> object:
     return batch

@@ -6,9 +6,9 @@ whatever is called with a `Picture` and returns a `Sample` can stand in their pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -74,7 +74,7 @@ class Preprocess:
     axes: int | None = None
 
     @classmethod
-    def from_timm(cls, model: nn.Module, **changes: Any) -> ResizeCrop:
+    def from_timm(cls, model: nn.Module, **changes: object) -> ResizeCrop:
         """The preprocessing a timm model was trained with, and its inverse.
 
         Args:
@@ -234,8 +234,8 @@ class ResizeCrop:
         return round(255 * float(_adapted(self.config.mean, self.config.channels)[channel]))
 
 
-def _timm_config(model: nn.Module, changes: dict[str, Any]) -> ResizeCropConfig:
-    bare: Any = model
+def _timm_config(model: nn.Module, changes: Mapping[str, object]) -> ResizeCropConfig:
+    bare = model
     for wrapper in ("_orig_mod", "module", "_orig_mod"):
         bare = getattr(bare, wrapper, bare)
     carrier = next((part for part in bare.modules() if isinstance(getattr(part, "pretrained_cfg", None), dict)), None)
@@ -263,11 +263,9 @@ def _input_size(model: nn.Module, resolved: tuple[int, int]) -> tuple[int, int]:
 
 def _input_channels(model: nn.Module) -> int:
     """Input channels of the first convolution; its configuration speaks of 3 whatever it was built with."""
-    channels = getattr(model, "in_chans", None)
-    if isinstance(channels, int):
-        return channels
-    first: Any = next((part for part in model.modules() if hasattr(part, "in_channels")), None)
-    return 3 if first is None else int(first.in_channels)
+    own = getattr(model, "in_chans", None)
+    parts = (getattr(part, "in_channels", None) for part in model.modules())
+    return next((channels for channels in (own, *parts) if isinstance(channels, int)), 3)
 
 
 def _adapted(numbers: tuple[float, ...], channels: int) -> tuple[np.float32, ...]:

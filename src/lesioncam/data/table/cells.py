@@ -85,7 +85,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return raw
 
 
-def _as_text(column: pd.Series[Any]) -> pd.Series[Any]:
+def _as_text(column: pd.Series[Any]) -> pd.Series[str]:
     """Cells as a CSV would hold them: whole floats without a point, booleans as 1 and 0, missing as blank."""
     values = column.astype(object).where(column.notna().to_numpy(), "")
     if pd.api.types.is_bool_dtype(column.dtype):

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ _CHECKED = {"": None, "nan": None, "1": True, "1.0": True, "true": True, "yes": 
 _CHECKED |= {"0": False, "0.0": False, "false": False, "no": False}
 
 
-def objects_of(values: Sequence[Any]) -> np.ndarray:
+def objects_of(values: Sequence[object]) -> np.ndarray:
     """A ``(n,)`` object array, whatever the values are."""
     array = np.empty(len(values), dtype=object)
     array[:] = values

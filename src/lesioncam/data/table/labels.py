@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +86,7 @@ def _missing_class(sheet: Sheet, name: str, found: list[str]) -> str:
     )
 
 
-def _is_class(column: pd.Series[Any]) -> bool:
+def _is_class(column: pd.Series[str]) -> bool:
     values = {str(value).lower() for value in column.unique()}
     return values <= set(_CELLS) and not values <= {"", "nan"}
 

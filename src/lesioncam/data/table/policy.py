@@ -13,8 +13,7 @@ from lesioncam.options.data import TableConfig
 from lesioncam.types import NEGATIVE, UNCERTAIN, UNKNOWN
 
 _STREAM = 104_729  # keeps the draws of soft labels apart from order and augmentation
-_DEVICES = re.compile(r"support[ _-]?devices?", re.IGNORECASE)
-_YES = frozenset({"1", "1.0", "true"})
+SUPPORT_DEVICES = re.compile(r"support[ _-]?devices?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def make_targets(
         unsure, blank = states[:, k] == UNCERTAIN, np.isnan(states[:, k])
         low[unsure, k], high[unsure, k] = _ends(policy.uncertain_for.get(name, policy.uncertain))
         absent = blank if policy.blank_for.get(name, policy.blank) == "0" else np.zeros_like(blank)
-        if healthy is not None and not _DEVICES.fullmatch(name):
+        if healthy is not None and not SUPPORT_DEVICES.fullmatch(name):
             absent = absent | (blank & healthy)
         low[absent, k] = high[absent, k] = NEGATIVE
     return Targets(low, high)

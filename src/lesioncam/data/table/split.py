@@ -316,15 +316,15 @@ def _dates(cells: pd.Series[Any]) -> pd.Series[Any]:
     return days
 
 
-def _other_date(text: str) -> Any:
+def _other_date(text: str) -> pd.Timestamp | None:
     parts = _UNSURE.match(text)
     first, second = (int(part) for part in parts.groups()[:2]) if parts else (0, 0)
     if parts and first != second and max(first, second) <= 12:
-        return pd.NaT
+        return None
     try:
         return pd.to_datetime(text, dayfirst=first > 12, utc=True, format="mixed")
     except (ValueError, OverflowError):
-        return pd.NaT
+        return None
 
 
 class _Dealing(NamedTuple):

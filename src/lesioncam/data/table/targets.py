@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from lesioncam.data.table.policy import Targets, make_targets
+from lesioncam.data.table.policy import SUPPORT_DEVICES, Targets, make_targets
 from lesioncam.data.table.table import Table
 from lesioncam.errors import OptionError, TableError
 from lesioncam.lookup import find
@@ -19,8 +19,6 @@ from lesioncam.options.data import TableConfig
 from lesioncam.options.run import Task
 from lesioncam.types import NEGATIVE, POSITIVE, UNCERTAIN, UNKNOWN
 
-_STREAM = 104_729  # keeps the draws of soft labels apart from order and augmentation
-_DEVICES = re.compile(r"support[ _-]?devices?", re.IGNORECASE)
 _YES = frozenset({"1", "1.0", "true"})
 
 
@@ -146,7 +144,7 @@ def _policy_rows(table: Table, policy: TableConfig, healthy: np.ndarray | None) 
     for name, states in zip(table.classes, table.states.T, strict=True):
         blank = np.isnan(states)
         rest = "0" if policy.blank_for.get(name, policy.blank) == "0" else "ignored"
-        told = 0 if healthy is None or _DEVICES.fullmatch(name) else int((blank & healthy).sum())
+        told = 0 if healthy is None or SUPPORT_DEVICES.fullmatch(name) else int((blank & healthy).sum())
         if told and rest != "0":
             rest = f"0 in {told:,} rows ({policy.no_finding}), otherwise ignored"
         yield {
