@@ -63,8 +63,8 @@ def make(folder: Path, images: int, pairs: int, tuning: int) -> Path:
 
 CHILD = """
 import json, resource, sys, time
-from lesioncam.config import make_config
-from lesioncam.pipeline.steps import evaluate, evaluate_maps
+from lesioncam import evaluate, evaluate_maps
+from lesioncam.options.run import make_config
 maps, table, out, metrics = sys.argv[1:]
 took = [time.perf_counter()]
 evaluate_maps(maps, table, out, "val", config=make_config(draws=1000))
