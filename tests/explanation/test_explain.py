@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from tests.networks import gap_net, seeded
 from torch import nn
 
 import lesioncam as lc
@@ -12,21 +13,6 @@ from lesioncam.models.classifier import build_classifier
 from lesioncam.options.run import make_config
 from lesioncam.runs.card import ClassifierCard
 from lesioncam.types import Heatmaps
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
-
-
-def gap_net(conv=nn.Conv2d, pool=nn.AdaptiveAvgPool2d, classes=3):
-    """Convolution, ReLU, mean, dropout, linear."""
-    return seeded(
-        lambda: nn.Sequential(
-            conv(1, 6, 3, padding=1), nn.ReLU(), pool(1), nn.Flatten(), nn.Dropout(), nn.Linear(6, classes)
-        )
-    )
 
 
 @pytest.fixture

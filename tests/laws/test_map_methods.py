@@ -11,6 +11,7 @@ from tests.laws.kinds import (
     NOT_QUITE_FLAT,
     SAME_FOR_ALL_CLASSES,
 )
+from tests.networks import gap_net, seeded
 from torch import nn
 
 import lesioncam as lc
@@ -18,21 +19,6 @@ from lesioncam.errors import ImageError, ModelError, OptionError
 from lesioncam.types import Heatmaps
 
 every = pytest.mark.parametrize("method", METHOD_NAMES)
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
-
-
-def gap_net(conv=nn.Conv2d, pool=nn.AdaptiveAvgPool2d, classes=3):
-    """Convolution, ReLU, mean, dropout, linear."""
-    return seeded(
-        lambda: nn.Sequential(
-            conv(1, 6, 3, padding=1), nn.ReLU(), pool(1), nn.Flatten(), nn.Dropout(), nn.Linear(6, classes)
-        )
-    )
 
 
 @pytest.fixture

@@ -1,28 +1,12 @@
 """What is varied: from text to every combination, each with its options and a name of its own."""
 
 import pytest
-import torch
-from torch import nn
+from tests.networks import Mine, lowest
 
 from lesioncam.errors import OptionError
 from lesioncam.options.poolings import LsePool
 from lesioncam.options.run import RunConfig
 from lesioncam.options.variation import read_vary, split_values, trials_of
-
-
-class Mine(nn.Module):
-    """A pooling of the user's own, with a weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def forward(self, class_maps):
-        return self.gain * class_maps.flatten(2).mean(-1)
-
-
-def lowest(class_maps):
-    return class_maps.flatten(2).amin(-1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from tests.networks import Mine, lowest
 
 import lesioncam as lc
 from lesioncam.cli import main
@@ -56,21 +56,6 @@ TINY = {
     "threads": 1,
     "draws": 5,
 }
-
-
-class Mine(nn.Module):
-    """A pooling of the user's own, with a weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def forward(self, class_maps):
-        return self.gain * class_maps.flatten(2).mean(-1)
-
-
-def lowest(class_maps):
-    return class_maps.flatten(2).amin(-1)
 
 
 # ---- equal terms -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lesioncam.explanation.explain import explain
 from lesioncam.functional.cam import FORMULAS
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier, shrink_valid
-from lesioncam.models.layout import channels_last
+from lesioncam.models.layout import channels_last, device_of
 from lesioncam.options.poolings import AcamPool
 from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, ClassifierOutput, Heatmap, Sample
@@ -134,7 +134,7 @@ def _explained(
 
 def _on_device(classifier: TrainedClassifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """Images ``(N, C, *S)`` and which of their pixels are no padding ``(N, 1, *S)``, where the weights are."""
-    device = next((weight.device for weight in classifier.parameters()), None)
+    device = device_of(classifier)
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
     valid = torch.from_numpy(np.stack([sample.valid for sample in samples]))[:, None]
     return images.to(device), valid.to(device)

@@ -48,18 +48,6 @@ class BoxCase(NamedTuple):
     predicted_iobb: np.ndarray
 
 
-class PixelCounts(NamedTuple):
-    """Pixels that reach each threshold, ``(T,)`` int64 each.
-
-    Attributes:
-        positive: those of the truth.
-        reached: all of them.
-    """
-
-    positive: np.ndarray
-    reached: np.ndarray
-
-
 class Froc(NamedTuple):
     """Sensitivity at given numbers of false positives per image.
 

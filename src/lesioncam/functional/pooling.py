@@ -275,7 +275,7 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "topq": topq_pool,
 }
 """Every pooling without weights of its own, by its name; options are keyword arguments, as in
-:mod:`lesioncam.config`. Those with weights are ``LEARNABLE`` in :mod:`lesioncam.models.pooling`."""
+:mod:`lesioncam.options.poolings`. Those with weights are ``LEARNABLE`` in :mod:`lesioncam.models.pooling`."""
 
 
 def _flat(maps: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:

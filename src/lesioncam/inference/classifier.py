@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
 
 from lesioncam.errors import OptionError
 from lesioncam.explanation.cam import Explained, explain_samples
@@ -16,6 +15,7 @@ from lesioncam.inference.scale import image_probabilities
 from lesioncam.inference.subject import Answer, Subject
 from lesioncam.lookup import find
 from lesioncam.models.checkpoint import TrainedClassifier
+from lesioncam.models.layout import device_of
 from lesioncam.runs.card import ModelCard
 from lesioncam.types import Exam, Sample
 
@@ -84,11 +84,6 @@ def by_size(samples: Sequence[Sample]) -> list[list[int]]:
     for i, sample in enumerate(samples):
         groups.setdefault(sample.image.shape, []).append(i)
     return list(groups.values())
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network lies."""
-    return next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
 
 
 def best_device(asked: str = "auto") -> torch.device:

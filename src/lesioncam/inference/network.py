@@ -18,12 +18,13 @@ from lesioncam.explanation.capture import Target, quiet, ready, scores_of
 from lesioncam.explanation.explain import explain
 from lesioncam.explanation.receptive import Cells, measure_cells
 from lesioncam.explanation.twin import private
-from lesioncam.inference.classifier import by_size, device_of
+from lesioncam.inference.classifier import by_size
 from lesioncam.inference.scale import image_probabilities
 from lesioncam.inference.subject import Answer, Subject
 from lesioncam.models.adopted import head_classes
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
+from lesioncam.models.layout import device_of
 from lesioncam.runs.card import AdoptedCard, ModelCard
 from lesioncam.types import Calibration, Exam, Heatmap, Heatmaps, Sample
 

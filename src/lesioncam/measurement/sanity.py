@@ -15,10 +15,11 @@ from lesioncam.explanation.capture import scores_of
 from lesioncam.explanation.sanity import cascade, map_similarity, randomised
 from lesioncam.functional.faithfulness import deletion, insertion, road
 from lesioncam.geometry import Geometry
-from lesioncam.inference.classifier import ClassifierSubject, device_of, explained_samples
+from lesioncam.inference.classifier import ClassifierSubject, explained_samples
 from lesioncam.measurement.part import Part
 from lesioncam.models.checkpoint import TrainedClassifier
 from lesioncam.models.classifier import Classifier
+from lesioncam.models.layout import device_of
 from lesioncam.runs.summary import Faithfulness, FaithfulnessScores, LayerSimilarity, Sanity
 from lesioncam.types import Sample
 

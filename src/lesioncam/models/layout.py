@@ -1,9 +1,9 @@
-"""How images and kernels lie in memory: channels last, as convolutions run fastest."""
+"""Where tensors lie: channels last in memory, as convolutions run fastest, and on which device."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -27,3 +27,8 @@ def channels_last(images: Tensor) -> Tensor:
     """
     form = _FORMATS.get(images.ndim - 2)
     return images if form is None else images.contiguous(memory_format=form)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network lies; one without weights is taken to lie on the CPU."""
+    return next((weight.device for weight in network.parameters()), torch.device("cpu"))

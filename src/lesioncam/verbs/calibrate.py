@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from lesioncam.errors import RunError
 from lesioncam.lookup import find
 from lesioncam.measurement.calibrate import calibrate, check_scores
 from lesioncam.measurement.load import load_subject
-from lesioncam.models.checkpoint import load_classifier
 from lesioncam.options.run import make_config
 from lesioncam.options.variation import OwnPool
 from lesioncam.progress import bars
@@ -31,13 +32,19 @@ def recalibrate(
 
     Raises:
         OptionError: for another option.
+        RunError: for a folder that holds another tool's maps.
     """
     known = ("calibration", "map_calibration", "operating_point", "threshold")
     for name in options:
         find(name, dict.fromkeys(known), "option of calibrate")
     folder = folder_of(run)
-    card = load_classifier(folder.root, pooling=pooling).card
-    settled = make_config(card.config, **options)
+    subject = load_subject(folder, pooling)
+    if subject.foreign:
+        raise RunError(
+            f"{folder.root} holds another tool's maps, whose scale was chosen with their thresholds; choose both anew "
+            "with lesioncam evaluate MAPS TABLE --overwrite."
+        )
+    settled = make_config(subject.card.config, **options)
     check_scores(settled)
-    folder.update_card(config=settled, calibration=None, image_calibration=None)
-    return calibrate(folder, load_subject(folder, pooling), progress=bars(wanted=progress))
+    bare = replace(subject.card, config=settled, calibration=None, image_calibration=None)
+    return calibrate(folder, subject.with_card(bare), progress=bars(wanted=progress))
