@@ -6,7 +6,6 @@ import math
 
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from lesioncam.reporting.figures.forest import LOOKS, Forest, Mark, forest_plot
 
@@ -15,9 +14,7 @@ pytestmark = pytest.mark.rendered
 
 def axes_of(forest: Forest):
     plot = forest_plot("key", forest, "in words")
-    axes = Figure().add_subplot()
-    plot.draw(axes)
-    return plot, axes
+    return plot, plot.figure.axes[0]
 
 
 def test_a_mark_lies_at_its_value_and_its_interval_between_its_ends():
@@ -28,7 +25,7 @@ def test_a_mark_lies_at_its_value_and_its_interval_between_its_ends():
     assert [text.get_text() for text in axes.texts] == ["0.600"]
     weights = {tick.get_text(): tick.get_fontweight() for tick in axes.get_yticklabels()}
     assert weights == {"mass": "bold", "CAM": "normal"}
-    assert plot.size == (3.4, 0.75 + 0.2 * 2)
+    assert tuple(plot.figure.get_size_inches()) == pytest.approx((3.4, 0.75 + 0.2 * 2))
 
 
 def test_what_has_no_value_is_said_in_its_place():

@@ -52,7 +52,7 @@ STYLE: dict[str, object] = {
 class Plot:
     """An inline SVG, its natural width in CSS pixels, and the words for those who do not see it.
 
-    ``key`` is its name, ``file`` the SVG as it stands in a file, ``size`` and ``draw`` what it takes to draw it again.
+    ``key`` is its name, ``file`` the SVG as it stands in a file, ``figure`` what was drawn, to be saved as PNG too.
     """
 
     svg: str
@@ -60,8 +60,7 @@ class Plot:
     width: float
     key: str
     file: str
-    size: tuple[float, float]
-    draw: Callable[[Axes], None]
+    figure: Figure
 
 
 def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
@@ -75,7 +74,7 @@ def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
     for plot in plots:
         found.append(write_text(folder / f"{plot.key}.svg", plot.file))
         stream = BytesIO()
-        _save(plot.size, plot.draw, stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        _save(plot.figure, stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
         found.append(write_bytes(folder / f"{plot.key}.png", stream.getvalue()))
     for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
         if old not in found:
@@ -84,20 +83,21 @@ def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
 
 
 def make_plot(key: str, size: tuple[float, float], draw: Callable[[Axes], None], alt: str) -> Plot:
-    """Draw once as SVG (in the page) and keep how to draw it again as PNG."""
+    """Draw once, and save as SVG for the page."""
     stream = StringIO()
-    _save(size, draw, stream, format="svg", transparent=True, metadata=NO_METADATA)
+    with rc_context(STYLE):
+        figure = Figure(figsize=size)
+        draw(figure.add_subplot())
+    _save(figure, stream, format="svg", transparent=True, metadata=NO_METADATA)
     svg = _inline(stream.getvalue(), key)
     width = float(svg.split('"')[1].split()[2]) * 4 / 3
-    return Plot(svg, alt, width, key, stream.getvalue().replace(PAPER, "#ffffff"), size, draw)
+    return Plot(svg, alt, width, key, stream.getvalue().replace(PAPER, "#ffffff"), figure)
 
 
-def _save(size: tuple[float, float], draw: Callable[[Axes], None], stream: IO[bytes] | IO[str], **options: Any) -> None:
+def _save(figure: Figure, stream: IO[bytes] | IO[str], **options: Any) -> None:
     with rc_context(STYLE), warnings.catch_warnings():
         # The reader's browser sets the text, in its own fonts; matplotlib's lack of a Chinese one does not matter.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        figure = Figure(figsize=size)
-        draw(figure.add_subplot())
         figure.savefig(stream, bbox_inches="tight", pad_inches=0.05, **options)
 
 
