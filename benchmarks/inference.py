@@ -23,7 +23,7 @@ import sys
 import lesioncam as lc
 from pathlib import Path
 from lesioncam.data.phantom import Phantom, write_phantom
-table = write_phantom(Path(sys.argv[1]) / "data", Phantom(patients=60))
+table = write_phantom(Path(sys.argv[1]) / "data", Phantom())
 lc.run(table, sys.argv[1] + "/run", epochs=2, draws=50, seed=0)
 """
 
